@@ -1,0 +1,42 @@
+# Two commands: `make demo` and `make test`. Each makes .venv if there is none and installs what it needs into it, from
+# a machine that has only Python (3.10 to 3.13), make and a package index.
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+export HF_HUB_OFFLINE := 1
+export HAYSTACK_TELEMETRY_ENABLED := False
+
+.PHONY: demo test lint bench clean
+
+demo: .venv/.installed
+	$(BIN)/rocketqa demo build/demo
+
+test: .venv/.installed-dev
+	$(BIN)/python -m pytest
+
+lint: .venv/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# Run on an otherwise idle machine; COLLECTION is a folder in BEIR layout.
+COLLECTION ?= ../shared/data/squad
+bench: .venv/.installed-dev
+	$(BIN)/python benchmarks/encode.py $(COLLECTION)
+	$(BIN)/python benchmarks/rank.py $(COLLECTION)
+	$(BIN)/python benchmarks/train.py $(COLLECTION)
+
+clean:
+	rm -rf .venv build
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/.installed: pyproject.toml constraints.txt | .venv/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[cpu,demo]"
+	touch $@
+
+.venv/.installed-dev: .venv/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[cpu,demo,dev]"
+	touch $@

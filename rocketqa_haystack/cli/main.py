@@ -1,0 +1,145 @@
+"""The command `rocketqa`."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import fields
+from importlib import import_module
+from inspect import signature
+from typing import Any, get_type_hints
+
+import docstring_parser
+from jsonargparse import ArgumentError, ArgumentParser, Namespace
+
+DESCRIPTION = """Dense retrieval and re-ranking by RocketQA, for Haystack.
+
+New here? `rocketqa demo` takes you the whole way on a corpus you have: Python's own documentation.
+"""
+
+#: Module and function behind each subcommand, and the line that the overview gives it.
+COMMANDS = {
+    "demo": ("rocketqa_haystack.cli.demo.run", "demo", "the whole way in one command: train, evaluate, index, answer"),
+    "index": ("rocketqa_haystack.cli.index", "index", "encode passages and write them to a document store"),
+    "search": ("rocketqa_haystack.cli.search", "search", "search a document store"),
+    "evaluate": ("rocketqa_haystack.cli.evaluate", "evaluate", "measure a retriever and a re-ranker beside BM25"),
+    "train-dual-encoder": ("rocketqa_haystack.cli.train", "train_dual_encoder", "train a retriever"),
+    "train-cross-encoder": ("rocketqa_haystack.cli.train", "train_cross_encoder", "train a re-ranker"),
+}
+
+#: Parameters that are given by position rather than as an option.
+POSITIONAL = {
+    "index": ("corpus", "store"),
+    "search": ("store", "question"),
+    "evaluate": ("collection",),
+    "demo": ("output",),
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command line.
+
+    Returns:
+        The exit code: 0, or 2 after a user's mistake, which is told in one sentence.
+    """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    _quiet_libraries()
+    parser = make_parser(next((argument for argument in arguments if argument in COMMANDS), None))
+    try:
+        options = parser.parse_args(arguments)
+    except ArgumentError as error:
+        print(f"rocketqa: error: {' '.join(str(error).split())}; `rocketqa --help` tells more", file=sys.stderr)
+        return 2
+    name = options.subcommand
+    try:
+        _run(name, options[name])
+    except KeyboardInterrupt:
+        print("\nstopped", file=sys.stderr)
+        return 130
+    except _users_mistakes() as error:
+        print(f"rocketqa {name}: error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+class _Parser(ArgumentParser):
+    """Options with dashes (`--run-file`), where jsonargparse takes over a parameter's underscores."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(exit_on_error=False, **options)
+
+    def add_argument(self, *names: str, **options: Any) -> Any:
+        if names != ("--print_config",):  # jsonargparse finds its own option by its name
+            names = tuple(name.replace("_", "-") if name.startswith("--") else name for name in names)
+        return super().add_argument(*names, **options)
+
+
+def make_parser(command: str | None) -> ArgumentParser:
+    """The parser of all subcommands, with the arguments of one of them: the others need not be imported."""
+    parser = _Parser(prog="rocketqa", description=DESCRIPTION)
+    subcommands = parser.add_subcommands(required=True, title="commands", metavar="COMMAND")
+    for name, (_, _, help) in COMMANDS.items():
+        subparser = _Parser(description=help)
+        if name == command:
+            _add_arguments(subparser, name)
+        subcommands.add_subcommand(name, subparser, help=help)
+    return parser
+
+
+def _add_arguments(parser: ArgumentParser, name: str) -> None:
+    function = _function(name)
+    documented = docstring_parser.parse(function.__doc__ or "")
+    parser.description = "\n\n".join(filter(None, (documented.short_description, documented.long_description)))
+    helps = {param.arg_name: param.description for param in documented.params}
+    types = get_type_hints(function)
+    positional = POSITIONAL.get(name, ())
+    for argument in positional:
+        parser.add_argument(argument, type=types[argument], help=helps[argument])
+    skipped = {*positional, "settings"} & signature(function).parameters.keys()
+    if "settings" in skipped:
+        from trainers import TrainingSettings
+
+        parser.add_argument("--config", action="config", help="A YAML file with options, as --print_config prints it.")
+        parser.add_function_arguments(function, as_group=False, skip=skipped)
+        parser.add_class_arguments(TrainingSettings, as_group=False)
+    else:
+        parser.add_function_arguments(function, as_group=False, skip=skipped)
+
+
+def _function(name: str) -> Callable[..., None]:
+    module, function, _ = COMMANDS[name]
+    return getattr(import_module(module), function)  # type: ignore[no-any-return]
+
+
+def _run(name: str, options: Namespace) -> None:
+    values: dict[str, Any] = {key: value for key, value in options.as_dict().items() if key != "config"}
+    if "settings" in signature(_function(name)).parameters:
+        from trainers import TrainingSettings
+
+        names = {field.name for field in fields(TrainingSettings)}
+        values["settings"] = TrainingSettings(**{key: values.pop(key) for key in names})
+    _function(name)(**values)
+
+
+def _users_mistakes() -> tuple[type[Exception], ...]:
+    from haystack.document_stores.errors import DocumentStoreError
+    from haystack.errors import FilterError
+
+    return ValueError, OSError, DocumentStoreError, FilterError
+
+
+def _quiet_libraries() -> None:
+    """Leaves the terminal to this program's own lines; ROCKETQA_VERBOSE=1 shows what the libraries say."""
+    if os.environ.get("ROCKETQA_VERBOSE"):
+        return
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    for name in ("sentence_transformers", "transformers"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

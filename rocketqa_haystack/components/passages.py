@@ -1,0 +1,56 @@
+"""From a Haystack Document to the passage that an encoder reads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from haystack import Document
+
+from rocketqa_haystack.data import Passage
+
+TITLE_FIELDS = ["title"]
+
+
+def to_passages(documents: Sequence[Document], title_fields: Sequence[str], separator: str) -> list[Passage]:
+    """The contents as texts; the values of the metadata fields, joined by the separator, as titles.
+
+    A document without one of the fields, or with None in it, is embedded without it, as in Haystack's embedders.
+    """
+    return [
+        Passage(
+            text=document.content or "",
+            title=separator.join(str(document.meta[f]) for f in title_fields if document.meta.get(f) is not None),
+        )
+        for document in documents
+    ]
+
+
+def check_documents(documents: Any, component: str) -> None:
+    """Refuses what is not a list of Documents.
+
+    :raises TypeError: With the component's name and what was given.
+    """
+    if not isinstance(documents, list):
+        raise TypeError(f"{component} expects a list of Documents, but got {type(documents).__name__}")
+    for document in documents:
+        if not isinstance(document, Document):
+            raise TypeError(f"{component} expects a list of Documents, but the list has a {type(document).__name__}")
+
+
+def check_query(query: Any, component: str) -> None:
+    """Refuses what is not a string.
+
+    :raises TypeError: With the component's name and what was given.
+    """
+    if not isinstance(query, str):
+        raise TypeError(f"{component} expects a string as the query, but got {type(query).__name__}")
+
+
+def check_top_k(top_k: int) -> None:
+    """Refuses a top_k that is not a number of documents.
+
+    :raises ValueError: With the value given.
+    """
+    if isinstance(top_k, bool) or not isinstance(top_k, int) or top_k <= 0:
+        raise ValueError(f"top_k must be a whole number > 0, but got {top_k!r}")

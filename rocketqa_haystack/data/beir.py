@@ -1,0 +1,120 @@
+"""Collections in BEIR layout: `corpus.jsonl`, `queries.jsonl`, `qrels/SPLIT.tsv`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from rocketqa_haystack.data.files import DataError, atomic_write, read_jsonl, read_lines, text_field
+from rocketqa_haystack.data.passage import Passage
+
+#: Relevance judgements: query id -> passage id -> grade; a grade above 0 is relevant.
+Qrels = dict[str, dict[str, int]]
+
+
+@dataclass(frozen=True)
+class Collection:
+    """Passages, the questions of one split, and its judgements.
+
+    Attributes:
+        corpus: Passages by id, in file order.
+        queries: Question texts by id: those that have a judgement in this split.
+        qrels: Judgements by query id and passage id.
+    """
+
+    corpus: dict[str, Passage]
+    queries: dict[str, str]
+    qrels: Qrels
+
+
+def load_collection(folder: str | Path, split: str = "test") -> Collection:
+    """Reads one split of a BEIR folder.
+
+    Raises:
+        DataError: A file is missing or a line is malformed; a judgement names a query or passage that is not there.
+    """
+    folder = Path(folder)
+    corpus = dict(read_corpus(folder / "corpus.jsonl"))
+    if not corpus:
+        raise DataError(f"{folder / 'corpus.jsonl'}: no passages")
+    texts = read_queries(folder / "queries.jsonl")
+    qrels_file = folder / "qrels" / f"{split}.tsv"
+    if not qrels_file.is_file():
+        present = sorted(file.stem for file in qrels_file.parent.glob("*.tsv"))
+        raise DataError(f"{qrels_file}: there is no split {split!r} (splits here: {', '.join(present) or 'none'})")
+    qrels = read_qrels(qrels_file)
+    for query_id, judged in qrels.items():
+        if query_id not in texts:
+            raise DataError(f"{qrels_file}: query {query_id!r} is not in queries.jsonl")
+        if missing := next((id for id in judged if id not in corpus), None):
+            raise DataError(f"{qrels_file}: passage {missing!r}, judged for query {query_id!r}, is not in corpus.jsonl")
+    return Collection(corpus=corpus, queries={id: texts[id] for id in qrels}, qrels=qrels)
+
+
+def save_collection(
+    folder: str | Path, corpus: Mapping[str, Passage], queries: Mapping[str, str], qrels: Mapping[str, Qrels]
+) -> None:
+    """Writes a BEIR folder; `qrels` holds the judgements of each split by its name."""
+    folder = Path(folder)
+    with atomic_write(folder / "corpus.jsonl") as file:
+        for id, passage in corpus.items():
+            record = {"_id": id, "title": passage.title, "text": passage.text}
+            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+    with atomic_write(folder / "queries.jsonl") as file:
+        for id, text in queries.items():
+            file.write(json.dumps({"_id": id, "text": text}, ensure_ascii=False) + "\n")
+    for split, judgements in qrels.items():
+        with atomic_write(folder / "qrels" / f"{split}.tsv") as file:
+            file.write("query-id\tcorpus-id\tscore\n")
+            for query_id, judged in judgements.items():
+                file.writelines(f"{query_id}\t{id}\t{grade}\n" for id, grade in judged.items())
+
+
+def read_corpus(path: str | Path) -> Iterator[tuple[str, Passage]]:
+    """Ids and passages of a `corpus.jsonl`, one line at a time: a corpus of any size needs no more memory than its ids.
+
+    Raises:
+        DataError: A malformed line, or an id that was there before.
+    """
+    seen: set[str] = set()
+    for number, record in read_jsonl(path):
+        id = text_field(path, number, record, "_id", "id", "docid")
+        if id in seen:
+            raise DataError(f"{path}, line {number}: the id {id!r} was used before")
+        seen.add(id)
+        text = text_field(path, number, record, "text", "contents")
+        yield id, Passage(text=text, title=text_field(path, number, record, "title", default=""))
+
+
+def read_queries(path: str | Path) -> dict[str, str]:
+    """Question texts by id, from a `queries.jsonl`."""
+    queries: dict[str, str] = {}
+    for number, record in read_jsonl(path):
+        id = text_field(path, number, record, "_id", "id", "query_id")
+        if id in queries:
+            raise DataError(f"{path}, line {number}: the id {id!r} was used before")
+        queries[id] = text_field(path, number, record, "text", "query")
+    return queries
+
+
+def read_qrels(path: str | Path) -> Qrels:
+    """Judgements in BEIR's form (three columns under a header) or TREC's (`query 0 passage grade`)."""
+    qrels: Qrels = {}
+    for number, line in read_lines(path):
+        fields = line.split("\t") if "\t" in line else line.split()
+        if number == 1 and not fields[-1].lstrip("-").isdigit():
+            continue  # the header
+        if len(fields) == 4:
+            fields = [fields[0], *fields[2:]]
+        if len(fields) != 3:
+            raise DataError(f"{path}, line {number}: expected 3 columns (query, passage, grade), found {len(fields)}")
+        try:
+            grade = int(fields[2])
+        except ValueError as error:
+            raise DataError(f"{path}, line {number}: the grade must be a whole number, not {fields[2]!r}") from error
+        qrels.setdefault(fields[0], {})[fields[1]] = grade
+    if not qrels:
+        raise DataError(f"{path}: no judgements")
+    return qrels

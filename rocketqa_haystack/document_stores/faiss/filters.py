@@ -1,0 +1,170 @@
+"""
+Haystack's filter language as SQL conditions.
+
+Whether a comparison holds is decided by Haystack's own `document_matches_filter`, called from SQL for one comparison
+and one row, so that results cannot differ. SQL decides the logic around it and spares most calls: before Haystack is
+asked about an equality, SQLite compares the values itself, where its answer may be too generous but never too strict.
+Values, field names included, reach SQLite as bound parameters only.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Any
+
+from haystack import Document
+from haystack.errors import FilterError
+from haystack.utils.filters import document_matches_filter
+
+from rocketqa_haystack.document_stores.faiss.records import COLUMNS, from_row
+
+COMPARISONS = ("==", "!=", ">", ">=", "<", "<=", "in", "not in")
+
+_FIELDS = {field.name for field in fields(Document)}
+
+# Every column of a Document, for the rare comparison of something other than metadata, id or content.
+_WHOLE_ROW = (
+    ", ".join(f"documents.{column}" for column in COLUMNS)
+    + ", (SELECT vector FROM vectors WHERE vectors.number = documents.number)"
+)
+
+
+class Condition:
+    """
+    A filter as an SQL expression over a row of `documents`, true where the document matches.
+
+    :param filters: A filter, see `haystack.document_stores.types.DocumentStore.filter_documents`.
+    :raises FilterError: If the filter is malformed.
+    """
+
+    def __init__(self, filters: dict[str, Any]) -> None:
+        #: The SQL expression; it calls the function `matches`, which must be `self.matches` on the connection.
+        self.sql: str
+        #: The values of its placeholders, in order.
+        self.parameters: list[Any] = []
+        #: What Haystack raised in the last call of `matches` that failed: SQLite only reports that one did.
+        self.error: Exception | None = None
+        self._comparisons: list[tuple[dict[str, Any], Callable[..., Document]]] = []
+        self._probe = Document(id="probe")
+        self.sql = self._compile(filters)
+
+    def matches(self, number: int, *columns: Any) -> bool:
+        """
+        Return whether comparison `number` of this filter holds for the row with these columns.
+        """
+        try:
+            comparison, read = self._comparisons[number]
+            return document_matches_filter(comparison, read(*columns))
+        except Exception as error:
+            self.error = error
+            raise
+
+    def _compile(self, filters: Any) -> str:
+        if not isinstance(filters, dict):
+            raise FilterError(f"A filter must be a dictionary, but got {filters!r}.")
+        return self._compile_comparison(filters) if "field" in filters else self._compile_logic(filters)
+
+    def _compile_logic(self, filters: dict[str, Any]) -> str:
+        operator, conditions = _required(filters, "operator"), _required(filters, "conditions")
+        if not isinstance(conditions, list | tuple):
+            raise FilterError(f"'conditions' must be a list, but got {conditions!r}.")
+        compiled = [self._compile(condition) for condition in conditions]
+        # CASE asks one condition after the other and stops where Haystack does, which AND and OR do not promise: a
+        # condition can so guard a later one that would be an error for documents of another kind.
+        if operator == "AND":
+            return _first_case([f"({sql}) IS NOT TRUE" for sql in compiled], then=0)
+        if operator == "OR":
+            return _first_case(compiled, then=1)
+        if operator == "NOT":
+            return _first_case([f"({sql}) IS NOT TRUE" for sql in compiled], then=1)
+        raise FilterError(f"Unknown logical operator {operator!r}. Valid operators are: AND, NOT, OR.")
+
+    def _compile_comparison(self, filters: dict[str, Any]) -> str:
+        field, operator, value = filters["field"], _required(filters, "operator"), _required(filters, "value")
+        if not isinstance(field, str):
+            raise FilterError(f"'field' must be a string, but got {field!r}.")
+        if operator not in COMPARISONS:
+            raise FilterError(
+                f"Unknown comparison operator {operator!r}. Valid operators are: {', '.join(COMPARISONS)}."
+            )
+        if operator in ("in", "not in") and not isinstance(value, list):
+            raise FilterError(f"The value of the operator {operator!r} must be a list, but got {value!r}.")
+        if operator == "!=":
+            return f"({self._compile_match({**filters, 'operator': '=='})}) IS NOT TRUE"
+        if operator == "not in":
+            return f"({self._compile_match({**filters, 'operator': 'in'})}) IS NOT TRUE"
+        return self._compile_match(filters)
+
+    def _compile_match(self, comparison: dict[str, Any]) -> str:
+        number = len(self._comparisons)
+        first_look = self._compile_first_look(comparison["field"], comparison["operator"], comparison["value"])
+        self.parameters.append(number)
+        if _is_meta(comparison["field"]):
+            self._comparisons.append((comparison, self._read_meta))
+            return f"{first_look}matches(?, documents.meta)"
+        self._comparisons.append((comparison, from_row))
+        return f"{first_look}matches(?, {_WHOLE_ROW})"
+
+    def _compile_first_look(self, field: str, operator: str, value: Any) -> str:
+        """SQLite's own comparison followed by AND, or nothing where it could miss a match."""
+        values = {"==": [value], "in": value}.get(operator)
+        if values is None or not all(_is_plain(each) for each in values):
+            return ""
+        if field in ("id", "content"):
+            column = f"documents.{field}"
+        elif (path := _json_path(field)) is not None:
+            column = "json_extract(documents.meta, ?)"
+            self.parameters.append(path)
+        else:
+            return ""
+        if operator == "==":
+            self.parameters.append(value)
+            return f"{column} IS ? AND "
+        self.parameters.append(json.dumps(value))
+        return f"{column} IN (SELECT value FROM json_each(?)) AND "
+
+    def _read_meta(self, meta: str) -> Document:
+        # One Document serves all rows: making one takes longer than the rest of a comparison.
+        self._probe.meta.clear()
+        self._probe.meta.update(json.loads(meta))
+        return self._probe
+
+
+def _required(filters: dict[str, Any], key: str) -> Any:
+    if key not in filters:
+        raise FilterError(f"{key!r} key missing in {filters}.")
+    return filters[key]
+
+
+def _first_case(conditions: list[str], then: int) -> str:
+    """`then` if one of the conditions is true, else its opposite."""
+    if not conditions:
+        return str(1 - then)
+    return f"CASE {' '.join(f'WHEN {sql} THEN {then}' for sql in conditions)} ELSE {1 - then} END"
+
+
+def _is_meta(field: str) -> bool:
+    # A name without a dot that is no field of a Document is a key of its metadata, as Haystack has it.
+    return field == "meta" or field.startswith("meta.") or ("." not in field and field not in _FIELDS)
+
+
+def _json_path(field: str) -> str | None:
+    """The path of a metadata field for SQLite, if every key of it is spelled in JSON as it is."""
+    if not _is_meta(field) or field == "meta":
+        return None
+    keys = field.split(".")[1:] or [field]
+    if not all(key and json.dumps(key, ensure_ascii=False) == f'"{key}"' for key in keys):
+        return None
+    return "$" + "".join(f'."{key}"' for key in keys)
+
+
+def _is_plain(value: Any) -> bool:
+    """
+    Whether SQLite finds every value that Haystack holds equal to this one.
+
+    Not so for a string that Haystack may read as a date (equal to other spellings of it) or with characters that SQLite
+    may cut a string at, nor for numbers that SQLite may round when it reads JSON.
+    """
+    if type(value) is str:
+        return value.isprintable() and not (len(value) >= 10 and value[:4].isdigit())
+    return type(value) in (int, bool) and abs(value) < 2**53

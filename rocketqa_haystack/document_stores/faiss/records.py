@@ -1,0 +1,97 @@
+"""A Haystack Document as a row of the database, and back, with nothing lost."""
+
+import json
+import math
+from typing import Any
+
+import numpy as np
+from haystack import Document
+from haystack.dataclasses import ByteStream, SparseEmbedding
+
+from rocketqa_haystack.document_stores.faiss.vectors import STORED
+
+COLUMNS = ("id", "content", "meta", "score", "blob", "blob_info", "sparse_embedding")
+
+
+def to_row(document: Document) -> tuple[Any, ...]:
+    """
+    Return the values of `COLUMNS` for `document`; its dense embedding is stored apart from them.
+
+    :raises ValueError: If the document holds something that would come back different: metadata that JSON cannot hold
+        as it is (a datetime, a tuple, NaN), a score of NaN, text that is not valid Unicode.
+    """
+    for name in ("id", "content"):
+        try:
+            (getattr(document, name) or "").encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"The {name} of document {document.id!r} is not valid Unicode: {error}.") from error
+    if document.score is not None and math.isnan(document.score):
+        raise ValueError(f"The score of document {document.id!r} is NaN.")
+    blob, sparse = document.blob, document.sparse_embedding
+    return (
+        document.id,
+        document.content,
+        encode_meta(document.meta, f"document {document.id!r}: meta"),
+        None if document.score is None else float(document.score),
+        None if blob is None else blob.data,
+        None
+        if blob is None
+        else encode_meta({"mime_type": blob.mime_type, "meta": blob.meta}, f"document {document.id!r}: blob"),
+        None if sparse is None else encode_meta(sparse.to_dict(), f"document {document.id!r}: sparse_embedding"),
+    )
+
+
+def from_row(
+    id_: str,
+    content: str | None,
+    meta: str,
+    score: float | None,
+    blob: bytes | None,
+    blob_info: str | None,
+    sparse_embedding: str | None,
+    vector: bytes | None,
+) -> Document:
+    """
+    Return the Document of a row of `COLUMNS` and its vector.
+    """
+    return Document(
+        id=id_,
+        content=content,
+        meta=json.loads(meta),
+        score=score,
+        blob=None if blob is None or blob_info is None else ByteStream(data=blob, **json.loads(blob_info)),
+        sparse_embedding=None if sparse_embedding is None else SparseEmbedding(**json.loads(sparse_embedding)),
+        embedding=None if vector is None else np.frombuffer(vector, dtype=STORED).tolist(),
+    )
+
+
+def encode_meta(meta: dict[str, Any], owner: str) -> str:
+    """
+    Return `meta` as JSON text that reads back equal.
+
+    :param owner: What the metadata belongs to, for the error message.
+    :raises ValueError: If it would not read back equal; the message names the key.
+    """
+    if not isinstance(meta, dict):
+        raise ValueError(f"{owner} must be a dictionary, but is {meta!r:.80}.")
+    if (text := _encode(meta)) is not None:
+        return text
+    for key, value in meta.items():
+        if not isinstance(key, str) or _encode({key: value}) is None:
+            raise ValueError(
+                f"{owner}[{key!r}] is of type {type(value).__name__} and would not come back from the store as it is: "
+                f"{value!r:.80}. Metadata must be JSON: None, booleans, finite numbers, strings, and lists and "
+                "dictionaries (with string keys) of these; write a date as its isoformat(), which filters compare as "
+                "a date."
+            )
+    raise ValueError(f"{owner} must be a dictionary that JSON can hold, but is {meta!r:.80}.")
+
+
+def _encode(value: dict[str, Any]) -> str | None:
+    try:
+        # Not ensure_ascii: SQLite then finds a key by its own letters.
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+        text.encode()
+        return text if json.loads(text) == value else None
+    except (TypeError, ValueError, RecursionError):
+        return None

@@ -1,0 +1,172 @@
+"""The cross-encoder: a query and a passage read together, to one relevance score."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sized
+from functools import partial
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sentence_transformers import CrossEncoder as SentenceTransformersCrossEncoder
+from tqdm.auto import tqdm
+from transformers import set_seed
+
+from rocketqa_haystack.data import Passage, as_passage
+from rocketqa_haystack.encoders.engine import CHUNK_SIZE, run_model
+from rocketqa_haystack.encoders.errors import ModelError
+from rocketqa_haystack.encoders.loading import is_folder, kind_of_folder, load_model
+from rocketqa_haystack.encoders.settings import EncoderSettings, save_settings
+
+#: A query and the passage to judge.
+Pair = tuple[str, Passage | str]
+
+
+class CrossEncoder:
+    """Scores (query, passage) pairs (RocketQA, section 3.2; RocketQAv2, section 2).
+
+    Any sentence-transformers cross-encoder with one or two outputs serves. The passage's title and text go in as one
+    segment, joined by a space.
+
+    Attributes:
+        model: The sentence-transformers model.
+        settings: The length of a pair.
+    """
+
+    def __init__(self, model: SentenceTransformersCrossEncoder, settings: EncoderSettings | None = None) -> None:
+        if model.num_labels not in (1, 2):
+            raise ModelError(f"a re-ranker has one or two outputs; this cross-encoder has {model.num_labels}")
+        self.model = model
+        self.settings = settings or EncoderSettings(title="join")
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model: str | Path,
+        *,
+        device: str | None = None,
+        dtype: str = "auto",
+        token: str | None = None,
+        revision: str | None = None,
+        local_files_only: bool = False,
+        trust_remote_code: bool = False,
+    ) -> CrossEncoder:
+        """Loads a cross-encoder; the arguments and errors are those of `DualEncoder.from_pretrained`."""
+        loaded, settings = load_model(
+            SentenceTransformersCrossEncoder,
+            "cross-encoder",
+            model,
+            device=device,
+            dtype=dtype,
+            token=token,
+            revision=revision,
+            local_files_only=local_files_only,
+            trust_remote_code=trust_remote_code,
+        )
+        return cls(loaded, settings)
+
+    @classmethod
+    def for_training(cls, model: str | Path, *, device: str | None = None, seed: int = 0) -> CrossEncoder:
+        """A cross-encoder in float32 to train: one that is there, or an encoder or language model with a new head.
+
+        Args:
+            model: A folder or a Hugging Face id.
+            device: Such as `cpu` or `cuda:0`; None takes the best there is.
+            seed: Of the new head's random weights.
+
+        Raises:
+            ModelError: There is no such model, or it can have no head (two towers, static embeddings).
+        """
+        set_seed(seed)
+        trained = not is_folder(str(model)) or kind_of_folder(Path(model)) == "cross-encoder"
+        loaded, settings = load_model(
+            SentenceTransformersCrossEncoder if trained else partial(SentenceTransformersCrossEncoder, num_labels=1),
+            "cross-encoder",
+            model,
+            new_head=not trained,
+            device=device,
+            dtype="float32",
+            token=None,
+            revision=None,
+            local_files_only=False,
+            trust_remote_code=False,
+        )
+        # The lengths of a dual encoder's sides are not the length of a pair.
+        return cls(loaded, settings if trained else None)
+
+    @property
+    def prompt(self) -> str | None:
+        """The prompt that the model puts in front of a pair."""
+        name = self.model.default_prompt_name
+        return self.model.prompts.get(name) if name is not None else None
+
+    @staticmethod
+    def pair_text(pair: Pair) -> tuple[str, str]:
+        """What the model reads for a pair: the query, and the passage's title and text joined by a space.
+
+        Raises:
+            TypeError: The pair is not (string, passage).
+        """
+        if not isinstance(pair, tuple | list) or len(pair) != 2 or not isinstance(pair[0], str):
+            raise TypeError(f"a pair must be (query string, passage), not {pair!r:.80}")
+        passage = as_passage(pair[1])
+        return pair[0], f"{passage.title} {passage.text}" if passage.title else passage.text
+
+    def score(self, pairs: Iterable[Pair], *, show_progress: bool = False) -> NDArray[np.float32]:
+        """Relevance under the model's own activation, as sentence-transformers' `predict` gives it.
+
+        Returns:
+            Scores of shape [number of pairs]. With two outputs, the probability of the second (relevant) class.
+
+        Raises:
+            TypeError: A pair is not (string, passage).
+        """
+        logits = self.logits(pairs, show_progress=show_progress)
+        if self.model.num_labels == 2:
+            return sigmoid(logits)
+        activated = self.model.activation_fn(torch.from_numpy(logits).unsqueeze(1))
+        return activated.squeeze(1).numpy()
+
+    def logits(self, pairs: Iterable[Pair], *, show_progress: bool = False) -> NDArray[np.float32]:
+        """Relevance before any activation.
+
+        Returns:
+            One logit for each pair, shape [number of pairs]. With two outputs, their difference, whose sigmoid is the
+            softmax probability of the second class. A sigmoid of the logits is a probability for both kinds.
+        """
+        total = len(pairs) if isinstance(pairs, Sized) else None
+        results = [np.empty(0, dtype=np.float32)]
+        texts = map(self.pair_text, pairs)
+        with tqdm(total=total, desc="Scoring pairs", unit="pair", disable=not show_progress) as progress:
+            while chunk := list(islice(texts, CHUNK_SIZE)):
+                results.append(self._chunk_logits(chunk, progress))
+        return np.concatenate(results)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Writes a model folder that sentence-transformers and the components load as it is.
+
+        Weights are saved in the precision they are held in: load with `dtype="float32"` to keep all of them.
+        """
+        self.model.save_pretrained(str(folder), create_model_card=False)
+        if self.settings != EncoderSettings(title="join"):
+            save_settings(folder, self.settings)
+
+    def _chunk_logits(self, chunk: list[tuple[str, str]], progress: "tqdm[object]") -> NDArray[np.float32]:
+        outputs = np.empty((len(chunk), self.model.num_labels), dtype=np.float32)
+        run_model(
+            self.model,
+            chunk,
+            outputs,
+            "scores",
+            prompt=self.prompt,
+            max_length=self.settings.passage_max_length,
+            progress=progress,
+        )
+        return outputs[:, 1] - outputs[:, 0] if outputs.shape[1] == 2 else outputs[:, 0]
+
+
+def sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The logistic function, elementwise: logits to probabilities."""
+    return torch.from_numpy(logits).sigmoid().numpy()

@@ -1,0 +1,158 @@
+"""From a model's name to its sentence-transformers model and settings."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import torch
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+from sentence_transformers.base.model import BaseModel
+
+from rocketqa_haystack.encoders.errors import ModelError
+from rocketqa_haystack.encoders.precision import resolve_dtype
+from rocketqa_haystack.encoders.settings import FILE_NAME, EncoderSettings, parse_settings
+
+Kind = Literal["dual encoder", "cross-encoder"]
+FolderKind = Literal["dual encoder", "cross-encoder", "language model"]
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def load_model(
+    model_class: Callable[..., Model],
+    kind: Kind,
+    model: str | Path,
+    *,
+    new_head: bool = False,
+    device: str | None,
+    dtype: str,
+    token: str | None,
+    revision: str | None,
+    local_files_only: bool,
+    trust_remote_code: bool,
+) -> tuple[Model, EncoderSettings]:
+    """Loads a model folder or a Hugging Face id.
+
+    Args:
+        new_head: Take a model of any kind, and put new weights where it has none.
+
+    Returns:
+        The sentence-transformers model, on its device and in its precision, and the settings of its `rocketqa.json`;
+        without that file, titles are joined to the text by a space.
+
+    Raises:
+        ModelError: No such folder, a folder that is no model or one of the other kind, weights other than safetensors,
+            or an id that cannot be loaded from the Hugging Face Hub.
+    """
+    name = str(model)
+    target = torch.device(device) if device is not None else _default_device()
+    if is_folder(name) and not new_head:
+        check_folder(Path(name), kind)
+    model_kwargs: dict[str, Any] = {"dtype": resolve_dtype(dtype, target), "use_safetensors": True}
+    if target.type == "cpu":
+        # On CPUs the fused attention kernel gains nothing on short texts, and in training its dropout is a slow path.
+        model_kwargs["attn_implementation"] = "eager"
+    hub = {"token": token, "revision": revision, "local_files_only": local_files_only}
+    try:
+        loaded = model_class(
+            name, device=str(target), trust_remote_code=trust_remote_code, model_kwargs=model_kwargs, **hub
+        )
+        settings = _load_settings(name, **hub)
+    except ModelError:
+        raise
+    except Exception as error:  # the libraries below raise many kinds, with messages of many lines
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        if is_folder(name):
+            raise ModelError(f"{name} cannot be loaded as a {kind}: {reason}") from error
+        raise ModelError(
+            f"model {name!r} is no folder here, and could not be loaded from the Hugging Face Hub: {reason}"
+        ) from error
+    loaded.eval()
+    return loaded, settings
+
+
+def is_folder(name: str) -> bool:
+    """Whether a model's name means a place on this machine rather than a Hugging Face id.
+
+    Raises:
+        ModelError: The name is a path, and there is nothing, or a file.
+    """
+    path = Path(name)
+    if path.is_dir():
+        return True
+    if path.exists():
+        raise ModelError(f"{name} is a file; a model is a folder")
+    if not name.strip() or path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1 or os.sep == name[-1]:
+        raise ModelError(f"there is no model folder {name!r}")
+    return False
+
+
+def check_folder(folder: Path, kind: Kind) -> None:
+    """Refuses a folder that holds no model, one of the other kind, or weights that only pickle can read.
+
+    Raises:
+        ModelError: With the folder's name and what is wrong.
+    """
+    found = kind_of_folder(folder)
+    # A language model can be read as a dual encoder: its token states are pooled. It has nothing to score pairs with.
+    if found != kind and not (found == "language model" and kind == "dual encoder"):
+        raise ModelError(f"{folder} holds a {found}, not a {kind}")
+    for pickled in folder.rglob("pytorch_model.bin"):
+        if not pickled.with_name("model.safetensors").is_file():
+            raise ModelError(f"{pickled} is a pickle and is not read; save the model's weights as safetensors")
+
+
+def kind_of_folder(folder: Path) -> FolderKind:
+    """What kind of model a folder holds, by its configuration.
+
+    Raises:
+        ModelError: It holds none.
+    """
+    if not (folder / "config.json").is_file() and not (folder / "modules.json").is_file():
+        raise ModelError(f"{folder} is no model folder: it has neither modules.json nor config.json")
+    declared = _read_json(folder / "config_sentence_transformers.json").get("model_type")
+    if declared is not None:
+        kinds: dict[str, FolderKind] = {"SentenceTransformer": "dual encoder", "CrossEncoder": "cross-encoder"}
+        if declared not in kinds:
+            raise ModelError(f"{folder} holds a {declared}, which is neither a dual encoder nor a cross-encoder")
+        return kinds[declared]
+    if (folder / "modules.json").is_file():
+        return "dual encoder"  # folders from before cross-encoders had modules
+    architectures = _read_json(folder / "config.json").get("architectures") or [""]
+    return "cross-encoder" if architectures[0].endswith("ForSequenceClassification") else "language model"
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise ModelError(f"{path}: expected a JSON object, found {type(value).__name__}")
+    return value
+
+
+def _load_settings(name: str, token: str | None, revision: str | None, local_files_only: bool) -> EncoderSettings:
+    path = Path(name) / FILE_NAME
+    if not Path(name).is_dir():
+        try:
+            path = Path(
+                hf_hub_download(name, FILE_NAME, token=token, revision=revision, local_files_only=local_files_only)
+            )
+        except (EntryNotFoundError, LocalEntryNotFoundError):
+            return EncoderSettings(title="join")
+    if not path.is_file():
+        return EncoderSettings(title="join")
+    return parse_settings(path.read_text(encoding="utf-8"), path)
+
+
+def _default_device() -> torch.device:
+    if torch.accelerator.is_available() and (accelerator := torch.accelerator.current_accelerator()) is not None:
+        return torch.device(accelerator)
+    return torch.device("cpu")

@@ -1,0 +1,39 @@
+"""Exact search: the top k passages of every query by the encoder's own similarity."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sentence_transformers.util import SimilarityFunction
+
+#: Similarities computed at a time, about 128 MiB as float32.
+BLOCK = 32 * 1024 * 1024
+
+
+def exact_search(
+    queries: NDArray[np.float32], passages: NDArray[np.float32], k: int, *, similarity: str = "dot"
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Compares every query with every passage, some queries at a time.
+
+    Args:
+        queries: Vectors of shape [n, dimension].
+        passages: Vectors of shape [m, dimension].
+        k: Passages to keep for each query; all of them where there are fewer.
+        similarity: `dot`, `cosine`, `euclidean` or `manhattan`, as `DualEncoder.similarity` tells it.
+
+    Returns:
+        Similarities, falling, and positions of the passages, both of shape [n, min(k, m)].
+    """
+    k = min(k, len(passages))
+    scores = np.empty((len(queries), k), dtype=np.float32)
+    positions = np.empty((len(queries), k), dtype=np.int64)
+    compare = SimilarityFunction.to_similarity_fn(similarity)
+    passage_tensor = torch.from_numpy(passages)
+    rows = max(1, BLOCK // max(1, len(passages)))
+    for start in range(0, len(queries), rows):
+        block = compare(torch.from_numpy(queries[start : start + rows]), passage_tensor)
+        top = block.topk(k, dim=1)
+        scores[start : start + rows] = top.values.numpy()
+        positions[start : start + rows] = top.indices.numpy()
+    return scores, positions

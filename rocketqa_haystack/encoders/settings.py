@@ -1,0 +1,71 @@
+"""What a model folder needs beyond the sentence-transformers layout: `rocketqa.json`."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from rocketqa_haystack.data.files import write_json
+from rocketqa_haystack.encoders.errors import ModelError
+
+logger = logging.getLogger(__name__)
+
+FILE_NAME = "rocketqa.json"
+
+TitleRule = Literal["pair", "join"]
+
+
+@dataclass(frozen=True)
+class EncoderSettings:
+    """How texts become tokens.
+
+    Attributes:
+        query_max_length: Longest query in tokens, special tokens included; None leaves it to the model.
+        passage_max_length: The same for a passage; for a cross-encoder, the longest (query, passage) pair.
+        title: `pair` puts the title and the text in as two segments, `[CLS] title [SEP] text [SEP]`, as RocketQA's
+            dual encoders do; `join` joins them by a space, for models that never saw two segments. A cross-encoder's
+            second segment is always title and text joined by a space.
+    """
+
+    query_max_length: int | None = None
+    passage_max_length: int | None = None
+    title: TitleRule = "pair"
+
+    def __post_init__(self) -> None:
+        for name in ("query_max_length", "passage_max_length"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 4):
+                raise ValueError(f"{name} must be a whole number of at least 4 tokens, not {value!r}")
+        if self.title not in get_args(TitleRule):
+            raise ValueError(f"title must be one of {', '.join(get_args(TitleRule))}, not {self.title!r}")
+
+    def updated(self, **changes: int | str | None) -> EncoderSettings:
+        """The settings with those changes that are not None."""
+        return replace(self, **{name: value for name, value in changes.items() if value is not None})  # type: ignore[arg-type]
+
+
+def parse_settings(text: str, source: str | Path) -> EncoderSettings:
+    """The settings in the text of a `rocketqa.json`.
+
+    Raises:
+        ModelError: The text is not a JSON object, or a value is of the wrong kind. Unknown keys are logged and ignored,
+            so that a folder written by a later version still loads.
+    """
+    try:
+        values: Any = json.loads(text)
+        if not isinstance(values, dict):
+            raise ValueError(f"expected a JSON object, found {type(values).__name__}")
+        known = {field.name for field in fields(EncoderSettings)}
+        if unknown := sorted(values.keys() - known):
+            logger.warning("%s: ignoring unknown keys: %s", source, ", ".join(unknown))
+        return EncoderSettings(**{name: value for name, value in values.items() if name in known})
+    except ValueError as error:
+        raise ModelError(f"{source}: {error}") from error
+
+
+def save_settings(folder: str | Path, settings: EncoderSettings) -> None:
+    """Writes `rocketqa.json` into a model folder."""
+    write_json(Path(folder) / FILE_NAME, asdict(settings))

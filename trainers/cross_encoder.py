@@ -1,0 +1,135 @@
+"""Training a cross-encoder on single pairs (RocketQA, section 4.2: the re-ranker that later denoises the negatives)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from rocketqa_haystack.data import Collection, Passage, TrainingGroup
+from rocketqa_haystack.encoders import CrossEncoder
+from rocketqa_haystack.evaluation import Run, measure, rerank
+from trainers.export import export
+from trainers.forward import forward_in_batches
+from trainers.gathering import process_slice
+from trainers.loop import TrainingResult, TrainingSettings, train
+from trainers.losses import pointwise_loss
+from trainers.sampling import batches_of, epoch_generator, known_positives, sample_negatives, sample_positive
+
+
+@dataclass(frozen=True)
+class _Pair:
+    query: str
+    passage: Passage
+    label: int
+
+
+class CrossEncoderTrainer:
+    """Trains a re-ranker to tell a query's positive from negatives out of the retriever's top k.
+
+    ```python
+    from rocketqa_haystack.data import read_groups
+    from trainers import CrossEncoderTrainer, TrainingSettings
+
+    trainer = CrossEncoderTrainer("tuned-retriever", read_groups("groups.jsonl"), settings=TrainingSettings(epochs=2))
+    trainer.train("tuned-ranker")
+    ```
+
+    Args:
+        model: What to start from: a cross-encoder, or any encoder or language model, which gets a new head.
+        groups: The training data. The negatives of a group are its candidates: passages that a retriever ranks high
+            and that are not judged relevant.
+        dev: Questions to evaluate on, with `dev_candidates`, by RR@10 after re-ranking; the best weights seen are kept.
+        dev_candidates: A retriever's run over the questions of `dev`.
+        settings: Epochs, batch size (in pairs), learning rate and the like.
+        negatives: Negatives sampled for each positive, anew in every epoch (RocketQA has 4 on MS MARCO, 1 on NQ).
+        max_length: Longest pair in tokens; None keeps the model's.
+    """
+
+    def __init__(
+        self,
+        model: str | Path,
+        groups: Sequence[TrainingGroup],
+        *,
+        dev: Collection | None = None,
+        dev_candidates: Run | None = None,
+        settings: TrainingSettings | None = None,
+        negatives: int = 4,
+        max_length: int | None = None,
+    ) -> None:
+        if not groups:
+            raise ValueError("there are no training groups")
+        if negatives < 1:
+            raise ValueError(f"negatives must be at least 1, but got {negatives}")
+        if (dev is None) != (dev_candidates is None):
+            raise ValueError("dev and dev_candidates go together: a re-ranker is evaluated on a retriever's candidates")
+        if not any(group.negatives for group in groups):
+            raise ValueError("no training group has negatives: mine them from a retriever's top k first")
+        self.settings = settings or TrainingSettings()
+        self.accelerator = Accelerator()
+        self.encoder = CrossEncoder.for_training(model, device=str(self.accelerator.device), seed=self.settings.seed)
+        self.encoder.settings = self.encoder.settings.updated(passage_max_length=max_length)
+        self.groups = groups
+        self.dev = dev
+        self.dev_candidates = dev_candidates or {}
+        self.negatives = negatives
+        self._known = known_positives(groups)
+
+    def train(self, output: str | Path | None = None) -> TrainingResult:
+        """Trains the encoder in place and writes it as a model folder.
+
+        Args:
+            output: The folder, which appears whole or not at all; None writes nothing.
+
+        Raises:
+            FileExistsError: The folder is there already and is not empty.
+        """
+        with export(self.encoder, output, self.accelerator):
+            return train(
+                self.encoder.model,
+                self.settings,
+                self._batches,
+                self.loss,
+                accelerator=self.accelerator,
+                evaluate=partial(self._evaluate, self.dev) if self.dev is not None else None,
+                description="Training the re-ranker",
+            )
+
+    def loss(self, batch: Sequence[_Pair]) -> Tensor | None:
+        """This process's share of the loss of a batch of all processes; None where it has no pair of it."""
+        own = batch[process_slice(len(batch))]
+        if not own:
+            return None
+        logits = forward_in_batches(
+            self.encoder.model,
+            [self.encoder.pair_text((pair.query, pair.passage)) for pair in own],
+            "scores",
+            prompt=self.encoder.prompt,
+            max_length=self.encoder.settings.passage_max_length,
+        )
+        labels = torch.tensor([pair.label for pair in own], device=logits.device)
+        with torch.autocast(logits.device.type, enabled=False):
+            return pointwise_loss(logits, labels) * (len(own) / len(batch))
+
+    def _batches(self, epoch: int) -> list[list[_Pair]]:
+        generator = epoch_generator(self.settings.seed, epoch)
+        pairs = [pair for group in self.groups for pair in self._pairs(group, generator)]
+        per_step = self.settings.batch_size * self.accelerator.num_processes
+        return [[pairs[i] for i in batch] for batch in batches_of(len(pairs), per_step, generator)]
+
+    def _pairs(self, group: TrainingGroup, generator: np.random.Generator) -> list[_Pair]:
+        negatives = sample_negatives(group, self.negatives, generator, known=self._known[group.query])
+        return [
+            _Pair(group.query, sample_positive(group, generator), 1),
+            *(_Pair(group.query, passage, 0) for passage in negatives),
+        ]
+
+    def _evaluate(self, dev: Collection) -> float:
+        run = rerank(self.encoder, dev.corpus, dev.queries, self.dev_candidates, k=50)
+        return measure(run, dev.qrels, ["RR@10"])["RR@10"]

@@ -1,0 +1,170 @@
+"""Training a dual encoder with in-batch and cross-batch negatives (RocketQA, section 4.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+from torch.nn import functional
+
+from rocketqa_haystack.data import Collection, Passage, TrainingGroup
+from rocketqa_haystack.encoders import DualEncoder
+from rocketqa_haystack.encoders.batching import Text
+from rocketqa_haystack.encoders.dual_encoder import Side
+from rocketqa_haystack.evaluation import measure, retrieve
+from trainers.export import export
+from trainers.forward import forward_in_batches
+from trainers.gathering import gather_rows, process_slice
+from trainers.loop import TrainingResult, TrainingSettings, train
+from trainers.losses import contrastive_loss
+from trainers.sampling import batches_of, epoch_generator, known_positives, sample_negatives, sample_positive
+
+
+@dataclass(frozen=True)
+class _Example:
+    query: str
+    positive: Passage
+    negatives: Sequence[Passage]
+
+
+class DualEncoderTrainer:
+    """Trains a dual encoder so that a query is nearer to its positive than to every other passage of the batch.
+
+    On one process the other passages are those of the batch (in-batch negatives); under `accelerate launch` they are
+    those of all processes (cross-batch negatives). A passage that is a known positive of a query is never its negative.
+
+    ```python
+    from rocketqa_haystack.data import groups_from_collection, load_collection
+    from trainers import DualEncoderTrainer, TrainingSettings
+
+    groups = groups_from_collection(load_collection("my-corpus", "train"))
+    trainer = DualEncoderTrainer("sentence-transformers/all-MiniLM-L6-v2", groups, settings=TrainingSettings(epochs=3))
+    trainer.train("tuned-retriever")
+    ```
+
+    Args:
+        model: What to start from: anything `DualEncoder.from_pretrained` takes.
+        groups: The training data.
+        dev: Questions to evaluate on, by RR@10 over their whole corpus; the best weights seen are kept.
+        settings: Epochs, batch size, learning rate and the like.
+        hard_negatives: Negatives of each group that join every batch.
+        temperature: What similarities are divided by. None is 1 for dot products, as in RocketQA, and 0.05 for cosines,
+            whose range of -1 to 1 would leave the loss flat.
+        query_max_length: Longest query in tokens; None keeps the model's.
+        passage_max_length: Longest passage in tokens; None keeps the model's.
+        title: `pair` or `join`, see `EncoderSettings`; None keeps the model's.
+    """
+
+    def __init__(
+        self,
+        model: str | Path,
+        groups: Sequence[TrainingGroup],
+        *,
+        dev: Collection | None = None,
+        settings: TrainingSettings | None = None,
+        hard_negatives: int = 0,
+        temperature: float | None = None,
+        query_max_length: int | None = None,
+        passage_max_length: int | None = None,
+        title: str | None = None,
+    ) -> None:
+        if not groups:
+            raise ValueError("there are no training groups")
+        if hard_negatives < 0:
+            raise ValueError(f"hard_negatives must not be negative, but got {hard_negatives}")
+        if temperature is not None and not temperature > 0:
+            raise ValueError(f"temperature must be greater than 0, but got {temperature}")
+        self.settings = settings or TrainingSettings()
+        self.accelerator = Accelerator()
+        self.encoder = DualEncoder.from_pretrained(model, device=str(self.accelerator.device), dtype="float32")
+        self.encoder.settings = self.encoder.settings.updated(
+            query_max_length=query_max_length, passage_max_length=passage_max_length, title=title
+        )
+        if self.encoder.similarity not in ("dot", "cosine"):
+            raise ValueError(f"{model} compares by {self.encoder.similarity}; training needs dot or cosine")
+        self.groups = groups
+        self.dev = dev
+        self.hard_negatives = hard_negatives
+        self.temperature = temperature or (0.05 if self.encoder.similarity == "cosine" else 1.0)
+        self._known = known_positives(groups)
+
+    def train(self, output: str | Path | None = None) -> TrainingResult:
+        """Trains the encoder in place and writes it as a model folder.
+
+        Args:
+            output: The folder, which appears whole or not at all; None writes nothing.
+
+        Raises:
+            FileExistsError: The folder is there already and is not empty.
+        """
+        with export(self.encoder, output, self.accelerator):
+            return train(
+                self.encoder.model,
+                self.settings,
+                self._batches,
+                self.loss,
+                accelerator=self.accelerator,
+                evaluate=partial(self._evaluate, self.dev) if self.dev is not None else None,
+                description="Training the retriever",
+            )
+
+    def loss(self, batch: Sequence[_Example]) -> Tensor | None:
+        """This process's loss for a batch of all processes; None where it has no query of it."""
+        passages = [example.positive for example in batch]
+        for example in batch:
+            passages.extend(example.negatives)
+        # Positives first, then the hard negatives; each process encodes its part of both.
+        own = process_slice(len(batch))
+        own_passages = process_slice(len(passages))
+        queries = gather_rows(self._encode([example.query for example in batch[own]], "query"))
+        vectors = gather_rows(self._encode([self.encoder.passage_text(p) for p in passages[own_passages]], "document"))
+        if not (queries.requires_grad or vectors.requires_grad):
+            return None
+        if self.encoder.similarity == "cosine":
+            queries, vectors = functional.normalize(queries, dim=1), functional.normalize(vectors, dim=1)
+        with torch.autocast(queries.device.type, enabled=False):
+            scores = queries.float() @ vectors.float().T / self.temperature
+            return contrastive_loss(
+                scores,
+                torch.arange(len(batch), device=scores.device),
+                self._excluded(batch, passages).to(scores.device),
+            )
+
+    def _encode(self, texts: Sequence[Text], side: Side) -> Tensor:
+        if not texts:
+            return torch.zeros((0, self.encoder.dimension), device=self.accelerator.device)
+        return forward_in_batches(
+            self.encoder.model,
+            texts,
+            "sentence_embedding",
+            prompt=self.encoder.prompt(side),
+            task=side,
+            max_length=self.encoder.max_length(side),
+        )
+
+    def _excluded(self, batch: Sequence[_Example], passages: Sequence[Passage]) -> Tensor:
+        """True where a passage is a known positive of the query: shape [queries, passages]."""
+        return torch.tensor([[p in self._known[example.query] for p in passages] for example in batch])
+
+    def _batches(self, epoch: int) -> list[list[_Example]]:
+        generator = epoch_generator(self.settings.seed, epoch)
+        per_step = self.settings.batch_size * self.accelerator.num_processes
+        return [
+            [self._example(self.groups[i], generator) for i in batch]
+            for batch in batches_of(len(self.groups), per_step, generator)
+        ]
+
+    def _example(self, group: TrainingGroup, generator: np.random.Generator) -> _Example:
+        known = self._known[group.query]
+        negatives = sample_negatives(group, self.hard_negatives, generator, known=known)
+        return _Example(group.query, sample_positive(group, generator), negatives)
+
+    def _evaluate(self, dev: Collection) -> float:
+        run = retrieve(self.encoder, dev.corpus, dev.queries, k=10)
+        return measure(run, dev.qrels, ["RR@10"])["RR@10"]

@@ -1,0 +1,61 @@
+"""What crosses processes in a training step: the vectors of all of them, and the sum of their gradients.
+
+Every process computes the loss of the whole batch, with its own rows carrying gradient and the others' as constants. The
+gradient that reaches its weights is then exactly its share of the whole batch's, and the shares add up: N processes with
+B queries take the step of one process with N·B, with no communication in the backward pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, distributed
+
+
+def gather_rows(local: Tensor) -> Tensor:
+    """The rows of all processes in rank order; this process's own carry gradient.
+
+    Args:
+        local: This process's rows, shape [n, width]; n may differ between processes and may be 0.
+
+    Returns:
+        Shape [sum of n, width].
+    """
+    if not _distributed():
+        return local
+    world, rank = distributed.get_world_size(), distributed.get_rank()
+    counts = [torch.zeros(1, dtype=torch.int64, device=local.device) for _ in range(world)]
+    distributed.all_gather(counts, torch.tensor([len(local)], device=local.device))
+    longest = int(torch.cat(counts).max())
+    padded = local.new_zeros((longest, local.shape[1]))
+    padded[: len(local)] = local.detach()
+    gathered = [torch.empty_like(padded) for _ in range(world)]
+    distributed.all_gather(gathered, padded)
+    rows = [part[: int(count)] for part, count in zip(gathered, counts, strict=True)]
+    rows[rank] = local
+    return torch.cat(rows)
+
+
+def sum_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
+    """Adds up the gradients of all processes in place; a parameter without one on this process counts as zero."""
+    if not _distributed():
+        return
+    for parameter in parameters:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+        distributed.all_reduce(parameter.grad)
+
+
+def process_slice(length: int) -> slice:
+    """This process's part of a batch of `length`: parts differ by at most one, and the first are the longer."""
+    if not _distributed():
+        return slice(0, length)
+    world, rank = distributed.get_world_size(), distributed.get_rank()
+    share, rest = divmod(length, world)
+    start = rank * share + min(rank, rest)
+    return slice(start, start + share + (rank < rest))
+
+
+def _distributed() -> bool:
+    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1

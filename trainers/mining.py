@@ -1,0 +1,22 @@
+"""Candidates for every query from a retriever: the passages from which hard negatives are drawn."""
+
+from __future__ import annotations
+
+from rocketqa_haystack.data import Collection, TrainingGroup, groups_from_collection
+from rocketqa_haystack.encoders import DualEncoder
+from rocketqa_haystack.evaluation import retrieve
+
+
+def mine_groups(
+    encoder: DualEncoder, collection: Collection, k: int = 50, *, show_progress: bool = False
+) -> list[TrainingGroup]:
+    """Training groups whose negatives are the retriever's top k less the judged positives, best first.
+
+    Args:
+        encoder: The retriever (RocketQA's M_D).
+        collection: Passages, questions and judgements.
+        k: Passages to retrieve for each query.
+        show_progress: Whether to show progress bars.
+    """
+    run = retrieve(encoder, collection.corpus, collection.queries, k, show_progress=show_progress)
+    return groups_from_collection(collection, {query_id: list(scores) for query_id, scores in run.items()})
