@@ -194,6 +194,8 @@ def test_a_search_finds_the_true_top_k(similarity: Any, filtered: bool) -> None:
     with FAISSDocumentStore(similarity=similarity) as store:
         store.write_documents([Document(id="bare", meta={"third": 0})])
         store.write_vectors(rows, vectors)
+        nothing = {"field": "meta.third", "operator": "==", "value": 3}
+        assert store.embedding_retrieval(queries[0], filters=nothing) == []
         for query in [*queries, vectors[50]]:
             scores = vectors.astype(float) @ query.astype(float)
             if similarity == "cosine":
@@ -202,17 +204,20 @@ def test_a_search_finds_the_true_top_k(similarity: Any, filtered: bool) -> None:
             for top_k in (1, 4, 299, 1000):
                 found = store.embedding_retrieval(query, filters=filters, top_k=top_k)
                 assert [int(document.id) for document in found] == best[:top_k]
-                assert np.allclose([document.score for document in found], scores[best[:top_k]], atol=1e-5)
+                assert np.allclose([document.score or 0 for document in found], scores[best[:top_k]], atol=1e-5)
                 assert all(type(document.score) is float for document in found)
 
 
 def test_of_equal_scores_the_document_written_first_comes_first() -> None:
+    vectors = np.random.default_rng(0).integers(0, 3, (200, 2)).astype(np.float32)
+    best = sorted(range(200), key=lambda number: (-vectors[number, 0], number))
     with FAISSDocumentStore() as store:
-        store.write_vectors(plain_documents(200), np.ones((200, 4), dtype=np.float32))
-        store.write_documents([Document(id="3", embedding=[1.0] * 4)], policy=DuplicatePolicy.OVERWRITE)
-        for top_k in (1, 3, 7):
-            found = store.embedding_retrieval([1.0] * 4, top_k=top_k)
-            assert [document.id for document in found] == ["0", "1", "2", "4", "5", "6", "7"][:top_k]
+        store.write_vectors(plain_documents(200), vectors)
+        everything = {"field": "meta.number", "operator": ">=", "value": 0}
+        for top_k in (1, 5, 20, 90, 120, 150):
+            for filters in (None, everything):
+                found = store.embedding_retrieval([1.0, 0.0], top_k=top_k, filters=filters)
+                assert [int(document.id) for document in found] == best[:top_k]
 
 
 def test_a_search_follows_every_change() -> None:
@@ -231,6 +236,11 @@ def test_a_search_follows_every_change() -> None:
         assert found() == ["0", "2", "1"]
         assert store.delete_by_filter({"field": "meta.n", "operator": "<", "value": 2}) == 1
         assert found() == ["0", "2"]
+        store.write_documents([Document(id="last", embedding=[1.0, 0.0])])
+        assert found() == ["0", "2", "last"]
+        store.delete_documents(["last"])
+        store.write_documents([Document(id="in its stead", embedding=[8.0, 0.0])])
+        assert found() == ["0", "in its stead", "2"]
         store.delete_all_documents()
         assert found() == []
         store.write_documents([Document(id="7", embedding=[1.0, 1.0])])

@@ -1,6 +1,7 @@
 """Nothing acknowledged is lost, and a bad snapshot of the index costs time only; also a writer to be killed."""
 
 import json
+import os
 import random
 import shutil
 import sqlite3
@@ -65,8 +66,10 @@ def write_for_ever(path: str, seed: int) -> None:
         print("done", flush=True)
 
 
-def run(*arguments: str) -> list[str]:
-    return [sys.executable, __file__, *arguments]
+def start(*arguments: str) -> subprocess.Popen[bytes]:
+    """This file as a process of its own, which imports what this process does."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    return subprocess.Popen([sys.executable, __file__, *arguments], stdout=subprocess.PIPE, env=environment)
 
 
 def content_of(store: FAISSDocumentStore) -> dict[str, list[float]]:
@@ -75,7 +78,7 @@ def content_of(store: FAISSDocumentStore) -> dict[str, list[float]]:
 
 def assert_search_equals_brute_force(store: FAISSDocumentStore, content: dict[str, list[float]]) -> None:
     query = np.random.default_rng(len(content)).standard_normal(DIMENSION, dtype=np.float32)
-    scores = {id_: float(np.dot(np.float64(vector), np.float64(query))) for id_, vector in content.items()}
+    scores = {id_: float(np.dot(np.asarray(vector, dtype=np.float64), query)) for id_, vector in content.items()}
     expected = sorted(scores, key=lambda id_: -scores[id_])
     assert [document.id for document in store.embedding_retrieval(query, top_k=1000)] == expected
 
@@ -96,7 +99,7 @@ def path(tmp_path: Path) -> Path:
 def test_a_killed_writer_loses_nothing_it_acknowledged(tmp_path: Path) -> None:
     moments, content = random.Random(0), dict[str, list[float]]()
     for seed in range(4):
-        with subprocess.Popen(run("write", str(tmp_path), str(seed)), stdout=subprocess.PIPE) as writer:
+        with start("write", str(tmp_path), str(seed)) as writer:
             assert writer.stdout is not None
             writer.stdout.readline()
             time.sleep(moments.uniform(0, 0.3))
@@ -184,7 +187,7 @@ def test_a_snapshot_is_used_and_what_came_after_it_replayed(
     writer.delete_documents(["50", "51"])
     # No close: as if the writer had been killed.
     with FAISSDocumentStore(path=path) as store:
-        read = []
+        read: list[int] = []
         vectors_after = database_module.Database.vectors_after
 
         def counted(self: database_module.Database, number: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -243,7 +246,8 @@ def test_commits_of_another_process_are_seen_at_the_next_search(path: Path) -> N
     with FAISSDocumentStore(path=path) as store:
         content = content_of(store)
         assert_search_equals_brute_force(store, content)
-        subprocess.run(run("change", str(path)), check=True)
+        with start("change", str(path)) as other:
+            assert other.wait() == 0
         changed = content_of(store)
         assert list(changed) == [*(id_ for id_ in content if id_ not in ("0", "40")), "0", "new"]
         assert_search_equals_brute_force(store, changed)

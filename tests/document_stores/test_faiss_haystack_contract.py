@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from haystack import Document
 from haystack.document_stores.errors import DuplicateDocumentError
+from haystack.document_stores.types import DocumentStore
 from haystack.testing.document_store import (
     CountDocumentsByFilterTest,
     CountUniqueMetadataByFilterTest,
@@ -61,7 +62,7 @@ class TestSync(
     GetMetadataFieldMinMaxTest,
     GetMetadataFieldUniqueValuesTest,
 ):
-    def test_write_documents(self, document_store: FAISSDocumentStore) -> None:
+    def test_write_documents(self, document_store: DocumentStore) -> None:
         """Without a policy a document that is there already is refused."""
         document = Document(content="test doc")
         assert document_store.write_documents([document]) == 1

@@ -115,7 +115,7 @@ class Database:
         """
         Return the number of documents, or of those that match.
         """
-        return self._select("count(*)", condition)[0][0]
+        return int(self._select("count(*)", condition)[0][0])
 
     def documents(self, condition: Condition | None = None) -> list[Document]:
         """
@@ -298,7 +298,7 @@ class Database:
             )
         if application_id != APPLICATION_ID and tables:
             raise DocumentStoreError(f"{self._name} is an SQLite database, but not of a FAISSDocumentStore.")
-        return application_id == APPLICATION_ID
+        return bool(application_id == APPLICATION_ID)
 
     @contextmanager
     def _readable_errors(self) -> Iterator[None]:

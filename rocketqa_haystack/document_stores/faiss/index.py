@@ -98,27 +98,24 @@ class VectorIndex:
         :param among: The int64 numbers `[n]` to choose from; None for all. Numbers without a vector are passed over.
         :raises ValueError: If the query has another dimension than the vectors.
         """
-        if self._index is None:
+        if not len(self):
             return []
         if len(query) != self._index.d:
             raise ValueError(
                 f"The embedding of the query has {len(query)} dimensions, but the embeddings in this store have "
                 f"{self._index.d}."
             )
-        candidates, parameters = len(self), None
+        parameters = None
         if among is not None:
-            candidates = min(candidates, len(among))
             parameters = self._faiss.SearchParameters(sel=self._faiss.IDSelectorBatch(among))
-        # FAISS keeps any of the vectors that share the last score, so search on until none of them is left out.
-        wanted = top_k + 1
+        # FAISS keeps any of the vectors that share the last score, so search on until none of them is left out. What
+        # is not there to be found has the number -1.
+        wanted = min(top_k + 1, len(self))
         while True:
-            wanted = min(wanted, candidates)
-            if wanted == 0:
-                return []
             scores, numbers = self._index.search(self._comparable(query[np.newaxis]), wanted, params=parameters)
-            if wanted == candidates or numbers[0, -1] < 0 or scores[0, -1] < scores[0, top_k - 1]:
+            if wanted == len(self) or numbers[0, -1] < 0 or scores[0, -1] < scores[0, top_k - 1]:
                 break
-            wanted *= 2
+            wanted = min(2 * wanted, len(self))
         found = [
             (int(number), float(score)) for number, score in zip(numbers[0], scores[0], strict=True) if number >= 0
         ]

@@ -1,0 +1,354 @@
+"""The trainers: what they take a step on, that they learn, and that what they write loads as it is."""
+
+from __future__ import annotations
+
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sentence_transformers import CrossEncoder as SentenceTransformersCrossEncoder
+from sentence_transformers import SentenceTransformer
+from torch.nn import functional
+
+from rocketqa_haystack import CrossEncoder, DualEncoder, Passage, RocketQARanker, RocketQATextEmbedder
+from rocketqa_haystack.data import Collection, TrainingGroup, groups_from_collection, write_groups
+from rocketqa_haystack.encoders import ModelError
+from rocketqa_haystack.evaluation import measure, rerank, retrieve
+from trainers import CrossEncoderTrainer, DualEncoderTrainer, TrainingResult, TrainingSettings, mine_groups
+from trainers.dropout import fast_dropout
+from trainers.losses import contrastive_loss, pointwise_loss
+from trainers.sampling import batches_of, epoch_generator, known_positives, sample_negatives
+
+CPU = torch.device("cpu")
+FAST = {"show_progress": False, "mixed_precision": "no"}
+
+
+@pytest.fixture(scope="module")
+def groups(collection: Collection) -> list[TrainingGroup]:
+    return groups_from_collection(collection)
+
+
+@pytest.fixture(scope="module")
+def trained(
+    encoder_folder: Path, groups: list[TrainingGroup], collection: Collection, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, TrainingResult]:
+    """A retriever trained on the collection: the one training run that several tests look at."""
+    output = tmp_path_factory.mktemp("trained") / "retriever"
+    trainer = DualEncoderTrainer(
+        encoder_folder,
+        groups,
+        dev=collection,
+        settings=TrainingSettings(epochs=12, batch_size=16, learning_rate=3e-3, evaluations=3, **FAST),
+        query_max_length=16,
+        title="pair",
+    )
+    return output, trainer.train(output)
+
+
+def rr(encoder: DualEncoder, collection: Collection) -> float:
+    return measure(retrieve(encoder, collection.corpus, collection.queries, 10), collection.qrels, ["RR@10"])["RR@10"]
+
+
+def test_training_makes_the_retriever_find_the_passages(
+    trained: tuple[Path, TrainingResult], encoder_folder: Path, collection: Collection
+) -> None:
+    before = rr(DualEncoder.from_pretrained(encoder_folder, device="cpu"), collection)
+    after = rr(DualEncoder.from_pretrained(trained[0], device="cpu"), collection)
+    assert after > before + 0.3
+
+
+def test_the_best_weights_seen_are_the_ones_kept(trained: tuple[Path, TrainingResult], collection: Collection) -> None:
+    folder, result = trained
+    assert [step for step, _ in result.evaluations] == [0, 12, 24, 36]
+    best = max(value for _, value in result.evaluations)
+    assert dict(result.evaluations)[result.best_step or 0] == best
+    encoder = DualEncoder.from_pretrained(folder, device="cpu", dtype="float32")
+    assert rr(encoder, collection) == pytest.approx(best, abs=1e-6)
+
+
+def test_weights_that_only_get_worse_are_not_kept(
+    encoder_folder: Path, groups: list[TrainingGroup], collection: Collection
+) -> None:
+    wild = TrainingSettings(epochs=1, batch_size=16, learning_rate=5.0, max_grad_norm=1e9, evaluations=1, **FAST)
+    trainer = DualEncoderTrainer(encoder_folder, groups, dev=collection, settings=wild)
+    before = {name: tensor.clone() for name, tensor in trainer.encoder.model.state_dict().items()}
+    result = trainer.train()
+    assert result.best_step == 0
+    for name, tensor in trainer.encoder.model.state_dict().items():
+        assert torch.equal(tensor, before[name])
+
+
+def test_an_exported_retriever_loads_as_it_is(trained: tuple[Path, TrainingResult]) -> None:
+    folder = trained[0]
+    encoder = DualEncoder.from_pretrained(folder, device="cpu", dtype="float32")
+    assert (encoder.settings.query_max_length, encoder.settings.title) == (16, "pair")
+    peer = SentenceTransformer(str(folder), device="cpu")
+    passages = [Passage("mama dada", "kaka"), Passage("tata")]
+    expected = peer.encode_document([(p.title, p.text) for p in passages])
+    np.testing.assert_allclose(encoder.encode_passages(passages), expected, atol=1e-5)
+    component = RocketQATextEmbedder(model=folder, dtype="float32")
+    np.testing.assert_allclose(component.run("mama dada")["embedding"], peer.encode_query("mama dada"), atol=1e-5)
+    assert not list(folder.rglob("*.bin"))
+    assert not list(folder.parent.glob(".*")), "a temporary folder was left behind"
+
+
+def test_the_same_seed_gives_the_same_weights(encoder_folder: Path, groups: list[TrainingGroup]) -> None:
+    def weights(seed: int) -> torch.Tensor:
+        run = TrainingSettings(batch_size=8, learning_rate=1e-3, seed=seed, **FAST)
+        trainer = DualEncoderTrainer(encoder_folder, groups, settings=run)
+        trainer.train()
+        return torch.cat([p.flatten() for p in trainer.encoder.model.parameters()])
+
+    first = weights(1)
+    assert torch.equal(first, weights(1))
+    assert not torch.equal(first, weights(2))
+
+
+def test_a_folder_that_is_there_is_not_written_over(encoder_folder: Path, groups: list[TrainingGroup]) -> None:
+    trainer = DualEncoderTrainer(encoder_folder, groups, settings=TrainingSettings(**FAST))
+    with pytest.raises(FileExistsError, match="is there already"):
+        trainer.train(encoder_folder)
+
+
+def test_a_known_positive_of_a_query_is_never_its_negative(encoder_folder: Path) -> None:
+    shared, other = Passage("mama dada"), Passage("kaka tata")
+    # Both questions have the same positive: in a batch of the two there is no negative, so nothing to lose.
+    same = [TrainingGroup(str(i), f"baba {i}", ("p",), (shared,)) for i in range(2)]
+    # The second group's positive also answers the first group's question, and is a negative of it in the file.
+    crossed = [
+        TrainingGroup("1", "baba", ("p", "o"), (shared, shared), ("o",), (other,)),
+        TrainingGroup("2", "baba", ("o",), (other,)),
+    ]
+    for groups in (same, crossed):
+        trainer = DualEncoderTrainer(
+            encoder_folder, groups, settings=TrainingSettings(batch_size=2, **FAST), hard_negatives=1
+        )
+        assert trainer.train().losses == [0.0]
+
+
+def test_hard_negatives_join_the_batch(encoder_folder: Path, collection: Collection) -> None:
+    encoder = DualEncoder.from_pretrained(encoder_folder, device="cpu", dtype="float32")
+    groups = [TrainingGroup("q", "mama", ("p",), (Passage("dada"),), ("n", "m"), (Passage("kaka"), Passage("tata")))]
+    settings = TrainingSettings(batch_size=1, **FAST)
+    trainer = DualEncoderTrainer(encoder_folder, groups, settings=settings, hard_negatives=2)
+    trainer.encoder.model.eval()
+    trainer.encoder.model.train = lambda mode=True: trainer.encoder.model  # type: ignore[method-assign] # no dropout
+    query, vectors = encoder.encode_queries(["mama"])[0], encoder.encode_passages(["dada", "kaka", "tata"])
+    scores = vectors @ query
+    assert trainer.train().losses[0] == pytest.approx(math.log(np.exp(scores - scores[0]).sum()), abs=1e-4)
+
+
+WORKER = """
+import json, sys
+import torch
+from rocketqa_haystack.data import read_groups
+from trainers import CrossEncoderTrainer, DualEncoderTrainer, TrainingSettings
+kind, model, data, output, batch_size = sys.argv[1:]
+settings = TrainingSettings(
+    epochs=1, batch_size=int(batch_size), learning_rate=1e-3, mixed_precision="no", show_progress=False
+)
+trainer = (
+    DualEncoderTrainer(model, read_groups(data), settings=settings, hard_negatives=1)
+    if kind == "dual" else CrossEncoderTrainer(model, read_groups(data), settings=settings, negatives=1)
+)
+for module in trainer.encoder.model.modules():
+    if isinstance(module, torch.nn.Dropout):
+        module.p = 0.0
+transformer = trainer.encoder.model.transformers_model
+transformer.config.attention_probs_dropout_prob = 0.0
+for module in transformer.modules():
+    if hasattr(module, "attention_dropout"):
+        module.attention_dropout = 0.0
+trainer.train(output)
+"""
+
+
+@pytest.mark.parametrize("kind", ["dual", "cross"])
+def test_two_processes_take_the_steps_of_one_with_the_whole_batch(
+    kind: str, encoder_folder: Path, ranker_folder: Path, collection: Collection, tmp_path: Path
+) -> None:
+    negatives = {id: [f"p{(int(id[1:]) + 7) % 48}"] for id in collection.queries}
+    # 13 queries: the last batch is ragged, and its parts on two processes differ.
+    write_groups(tmp_path / "groups.jsonl", groups_from_collection(collection, negatives)[:13])
+    (tmp_path / "worker.py").write_text(WORKER)
+    model = encoder_folder if kind == "dual" else ranker_folder
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    for processes, batch_size in ((1, 10), (2, 5)):
+        launcher = ["torch.distributed.run", "--nproc_per_node=2", "--master_port=0"] if processes == 2 else []
+        command = [sys.executable, *(["-m", *launcher] if launcher else []), str(tmp_path / "worker.py")]
+        arguments = [kind, str(model), str(tmp_path / "groups.jsonl"), str(tmp_path / str(processes)), str(batch_size)]
+        result = subprocess.run([*command, *arguments], env=environment, capture_output=True, text=True, timeout=120)
+        assert result.returncode == 0, result.stderr
+    load = SentenceTransformer if kind == "dual" else SentenceTransformersCrossEncoder
+    start, one, two = (load(str(f), device="cpu").state_dict() for f in (model, tmp_path / "1", tmp_path / "2"))
+    moved = max(float((one[name] - start[name]).abs().max()) for name in one)
+    assert moved > 1e-3
+    for name in one:
+        torch.testing.assert_close(two[name], one[name], atol=1e-6, rtol=0, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def test_the_re_ranker_learns_to_rank_the_retrievers_candidates(
+    ranker_folder: Path, trained: tuple[Path, TrainingResult], collection: Collection, tmp_path: Path
+) -> None:
+    retriever = DualEncoder.from_pretrained(trained[0], device="cpu")
+    groups = mine_groups(retriever, collection, k=12)
+    for group in groups:
+        assert not set(group.positive_ids) & set(group.negative_ids)
+        assert len(group.negative_ids) in (11, 12)
+    candidates = {query_id: dict.fromkeys(collection.corpus, 0.0) for query_id in collection.queries}
+    trainer = CrossEncoderTrainer(
+        ranker_folder,
+        groups,
+        dev=collection,
+        dev_candidates=candidates,
+        settings=TrainingSettings(epochs=10, batch_size=32, learning_rate=3e-3, evaluations=1, **FAST),
+        negatives=4,
+        max_length=24,
+    )
+    result = trainer.train(tmp_path / "ranker")
+    assert result.losses[-1] < result.losses[0]
+    (_, before), (_, after) = result.evaluations
+    assert after > before + 0.1
+    loaded = CrossEncoder.from_pretrained(tmp_path / "ranker", device="cpu", dtype="float32")
+    run = rerank(loaded, collection.corpus, collection.queries, candidates, k=50)
+    assert measure(run, collection.qrels, ["RR@10"])["RR@10"] == pytest.approx(after, abs=1e-6)
+    peer = SentenceTransformersCrossEncoder(str(tmp_path / "ranker"), device="cpu")
+    pairs = [("mama", Passage("dada", "kaka"))]
+    np.testing.assert_allclose(loaded.score(pairs), peer.predict([("mama", "kaka dada")]), atol=1e-5)
+    assert RocketQARanker(model=tmp_path / "ranker").run(query="mama", documents=[])["documents"] == []
+
+
+@pytest.mark.parametrize("start", ["language_model", "encoder_folder", "two_way_ranker_folder"])
+def test_a_re_ranker_starts_from_any_encoder(
+    start: str, collection: Collection, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    negatives = {id: ["p1", "p2", "p3"] for id in collection.queries}
+    groups = groups_from_collection(collection, negatives)[:4]
+    run = TrainingSettings(batch_size=8, **FAST)
+    trainer = CrossEncoderTrainer(request.getfixturevalue(start), groups, settings=run, negatives=2)
+    trainer.train(tmp_path / "ranker")
+    CrossEncoder.from_pretrained(tmp_path / "ranker").score([("mama", "dada")])
+
+
+def test_a_model_that_can_have_no_head_is_refused(collection: Collection, tmp_path: Path) -> None:
+    groups = groups_from_collection(collection, {id: ["p1"] for id in collection.queries})
+    with pytest.raises(ModelError, match="neither modules"):
+        CrossEncoderTrainer(tmp_path, groups)
+
+
+def test_training_data_that_cannot_train_is_refused(encoder_folder: Path, groups: list[TrainingGroup]) -> None:
+    with pytest.raises(ValueError, match="there are no training groups"):
+        DualEncoderTrainer(encoder_folder, [])
+    with pytest.raises(ValueError, match="no training group has negatives"):
+        CrossEncoderTrainer(encoder_folder, groups)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("epochs", 0), ("batch_size", 0), ("learning_rate", -1e-5), ("warmup_ratio", 1.0), ("mixed_precision", "fp8")],
+)
+def test_settings_that_make_no_sense_are_refused_by_name(name: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=f"{name} must .*{value}"):
+        TrainingSettings(**{name: value})
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_with_the_step(
+    encoder_folder: Path, groups: list[TrainingGroup]
+) -> None:
+    trainer = DualEncoderTrainer(encoder_folder, groups, settings=TrainingSettings(batch_size=16, **FAST))
+    with torch.no_grad():
+        next(trainer.encoder.model.parameters()).fill_(float("nan"))
+    with pytest.raises(FloatingPointError, match="the loss is nan at step 1 of 3"):
+        trainer.train()
+
+
+def test_the_contrastive_loss_equals_the_one_worked_out_in_float64() -> None:
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.randn(3, 5, generator=generator, dtype=torch.float64, requires_grad=True)
+    targets = torch.tensor([0, 1, 2])
+    excluded = torch.zeros(3, 5, dtype=torch.bool)
+    excluded[0, 3] = excluded[1, 1] = True  # the target of the second query is marked, and still counts
+    expected = 0.0
+    for row, target, out in zip(scores.detach().numpy(), targets.tolist(), excluded.numpy(), strict=True):
+        kept = [s for column, s in enumerate(row) if column == target or not out[column]]
+        expected += math.log(sum(math.exp(s) for s in kept)) - row[target]
+    assert contrastive_loss(scores, targets, excluded).item() == pytest.approx(expected / 3, rel=1e-12)
+    assert torch.autograd.gradcheck(lambda s: contrastive_loss(s, targets, excluded), (scores,))
+
+
+def test_the_pointwise_loss_equals_the_one_worked_out_in_float64() -> None:
+    logits = torch.tensor([[2.0], [-1.0], [0.5]], dtype=torch.float64, requires_grad=True)
+    labels = torch.tensor([1, 0, 0])
+    probabilities = [1 / (1 + math.exp(-value)) for value in logits.detach().flatten().tolist()]
+    expected = -sum(math.log(p if label else 1 - p) for p, label in zip(probabilities, labels.tolist(), strict=True)) / 3
+    assert pointwise_loss(logits, labels).item() == pytest.approx(expected, rel=1e-12)
+    assert torch.autograd.gradcheck(lambda x: pointwise_loss(x, labels), (logits,))
+    two_way = torch.cat([torch.zeros_like(logits), logits], dim=1)
+    assert pointwise_loss(two_way, labels).item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_fast_dropout_drops_the_asked_share_and_keeps_the_mean() -> None:
+    ones = torch.ones(400, 500, requires_grad=True)
+    torch.manual_seed(0)
+    with fast_dropout(CPU):
+        dropped = functional.dropout(ones, 0.1, training=True)
+        module = torch.nn.Dropout(0.5)(ones)
+        assert functional.dropout(ones, 0.1, training=False) is ones
+    assert float((dropped == 0).float().mean()) == pytest.approx(26 / 256, abs=3e-3)
+    assert float(dropped.mean()) == pytest.approx(1.0, abs=5e-3)
+    assert float((module == 0).float().mean()) == pytest.approx(0.5, abs=5e-3)
+    dropped.sum().backward()
+    assert ones.grad is not None
+    assert torch.equal(ones.grad, dropped.detach())
+
+
+def test_fast_dropout_follows_torchs_seed() -> None:
+    def mask(seed: int) -> torch.Tensor:
+        torch.manual_seed(seed)
+        with fast_dropout(CPU):
+            return functional.dropout(torch.ones(1000), 0.3)
+
+    assert torch.equal(mask(1), mask(1))
+    assert not torch.equal(mask(1), mask(2))
+    torch.manual_seed(1)
+    assert not torch.equal(mask(1), functional.dropout(torch.ones(1000), 0.3)), "torch's own dropout outside the block"
+
+
+@given(length=st.integers(0, 60), batch_size=st.integers(1, 20), seed=st.integers(0, 9))
+def test_batches_hold_every_position_once(length: int, batch_size: int, seed: int) -> None:
+    batches = batches_of(length, batch_size, epoch_generator(seed, 0))
+    assert sorted(sum(batches, [])) == list(range(length))
+    assert all(len(batch) == batch_size for batch in batches[:-1])
+    assert batches == batches_of(length, batch_size, epoch_generator(seed, 0))
+
+
+passages = st.builds(Passage, st.sampled_from(["a", "b", "c", "d", "e"]))
+
+
+@settings(max_examples=200)
+@given(
+    positives=st.lists(passages, min_size=1, max_size=3),
+    negatives=st.lists(passages, max_size=8),
+    count=st.integers(0, 6),
+    seed=st.integers(0, 100),
+)
+def test_sampled_negatives_are_never_positives_and_never_repeat(
+    positives: list[Passage], negatives: list[Passage], count: int, seed: int
+) -> None:
+    ids = tuple(str(i) for i in range(len(negatives)))
+    group = TrainingGroup("q", "?", tuple("p" for _ in positives), tuple(positives), ids, tuple(negatives))
+    known = known_positives([group])["?"]
+    sampled = sample_negatives(group, count, epoch_generator(seed, 0), known=known)
+    assert len(sampled) == len(set(sampled)) == min(count, len(set(negatives) - set(positives)))
+    assert set(sampled) <= set(negatives) - set(positives)
+    assert sampled == sample_negatives(group, count, epoch_generator(seed, 0), known=known)
+
+
