@@ -68,7 +68,8 @@ def main() -> None:
             for query_id, row, values in zip(collection.queries, positions, scores, strict=True)
         }
         precision = "float32" if name == "Haystack, defaults" else "ours"
-        print(f"RR@10 over {len(queries)} questions, {precision}: {measure(run, collection.qrels, ['RR@10'])['RR@10']:.4f}")
+        value = measure(run, collection.qrels, ["RR@10"])["RR@10"]
+        print(f"RR@10 over {len(queries)} questions, {precision}: {value:.4f}")
 
 
 if __name__ == "__main__":

@@ -32,7 +32,12 @@ def language_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A BERT of two layers with random weights and a vocabulary of made-up words."""
     folder = tmp_path_factory.mktemp("models") / "language-model"
     folder.mkdir()
-    vocabulary = [*SPECIAL, *"abcdefghijklmnopqrstuvwxyz0123456789.,:?!-", *(f"##{c}" for c in "abcdefgimrtkdos"), *WORDS]
+    vocabulary = [
+        *SPECIAL,
+        *"abcdefghijklmnopqrstuvwxyz0123456789.,:?!-",
+        *(f"##{c}" for c in "abcdefgimrtkdos"),
+        *WORDS,
+    ]
     (folder / "vocab.txt").write_text("\n".join(vocabulary), encoding="utf-8")
     torch.manual_seed(0)
     config = BertConfig(

@@ -100,7 +100,11 @@ def test_titles_are_joined_by_a_space_without_a_settings_file(encoder_folder: Pa
 def test_titles_are_a_segment_of_their_own_with_a_settings_file(encoder_folder: Path, tmp_path: Path) -> None:
     encoder = float32(with_settings(encoder_folder, tmp_path / "pairs"))
     peer = SentenceTransformer(str(encoder_folder), device="cpu")
-    passages = [Passage("dada kaka", title="mama"), Passage("tata", title=""), Passage("didi " * 80, title="kiki " * 70)]
+    passages = [
+        Passage("dada kaka", title="mama"),
+        Passage("tata", title=""),
+        Passage("didi " * 80, title="kiki " * 70),
+    ]
     expected = peer.encode_document([(p.title, p.text) for p in passages])
     np.testing.assert_allclose(encoder.encode_passages(passages), expected, atol=1e-5)
     assert np.abs(encoder.encode_passages(passages[:1]) - encoder.encode_passages(["mama dada kaka"])).max() > 1e-3
@@ -128,7 +132,10 @@ def test_a_vector_does_not_depend_on_the_other_texts(
     encoder_folder: Path, lengths: list[int], data: st.DataObject
 ) -> None:
     encoder = _ENCODERS.setdefault("one", float32(encoder_folder))
-    texts = [" ".join(data.draw(st.lists(st.sampled_from(["baba", "dodo", "x", "?"]), min_size=n, max_size=n))) for n in lengths]
+    texts = [
+        " ".join(data.draw(st.lists(st.sampled_from(["baba", "dodo", "x", "?"]), min_size=n, max_size=n)))
+        for n in lengths
+    ]
     together = encoder.encode_passages(texts)
     alone = np.concatenate([encoder.encode_passages([text]) for text in texts])
     np.testing.assert_allclose(together, alone, atol=1e-5)
@@ -234,7 +241,9 @@ def test_what_is_no_pair_is_refused(ranker_folder: Path, bad: list[object]) -> N
         encoder.score(bad)  # type: ignore[arg-type]
 
 
-def test_a_folder_that_is_no_model_is_refused_by_name(tmp_path: Path, encoder_folder: Path, ranker_folder: Path) -> None:
+def test_a_folder_that_is_no_model_is_refused_by_name(
+    tmp_path: Path, encoder_folder: Path, ranker_folder: Path
+) -> None:
     (tmp_path / "notes.txt").write_text("hello")
     with pytest.raises(ModelError, match="is no model folder: it has neither"):
         DualEncoder.from_pretrained(tmp_path)

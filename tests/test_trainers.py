@@ -288,7 +288,9 @@ def test_the_pointwise_loss_equals_the_one_worked_out_in_float64() -> None:
     logits = torch.tensor([[2.0], [-1.0], [0.5]], dtype=torch.float64, requires_grad=True)
     labels = torch.tensor([1, 0, 0])
     probabilities = [1 / (1 + math.exp(-value)) for value in logits.detach().flatten().tolist()]
-    expected = -sum(math.log(p if label else 1 - p) for p, label in zip(probabilities, labels.tolist(), strict=True)) / 3
+    expected = (
+        -sum(math.log(p if label else 1 - p) for p, label in zip(probabilities, labels.tolist(), strict=True)) / 3
+    )
     assert pointwise_loss(logits, labels).item() == pytest.approx(expected, rel=1e-12)
     assert torch.autograd.gradcheck(lambda x: pointwise_loss(x, labels), (logits,))
     two_way = torch.cat([torch.zeros_like(logits), logits], dim=1)
@@ -325,7 +327,7 @@ def test_fast_dropout_follows_torchs_seed() -> None:
 @given(length=st.integers(0, 60), batch_size=st.integers(1, 20), seed=st.integers(0, 9))
 def test_batches_hold_every_position_once(length: int, batch_size: int, seed: int) -> None:
     batches = batches_of(length, batch_size, epoch_generator(seed, 0))
-    assert sorted(sum(batches, [])) == list(range(length))
+    assert sorted(position for batch in batches for position in batch) == list(range(length))
     assert all(len(batch) == batch_size for batch in batches[:-1])
     assert batches == batches_of(length, batch_size, epoch_generator(seed, 0))
 
@@ -350,5 +352,3 @@ def test_sampled_negatives_are_never_positives_and_never_repeat(
     assert len(sampled) == len(set(sampled)) == min(count, len(set(negatives) - set(positives)))
     assert set(sampled) <= set(negatives) - set(positives)
     assert sampled == sample_negatives(group, count, epoch_generator(seed, 0), known=known)
-
-

@@ -21,7 +21,11 @@ class _FastDropout(TorchFunctionMode):
     """Takes the place of `torch.nn.functional.dropout`, wherever a model calls it, while active."""
 
     def __torch_function__(
-        self, func: Callable[..., Any], types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
     ) -> Any:
         if func is functional.dropout:
             return _dropout(*args, **(kwargs or {}))

@@ -1,8 +1,8 @@
 """What crosses processes in a training step: the vectors of all of them, and the sum of their gradients.
 
-Every process computes the loss of the whole batch, with its own rows carrying gradient and the others' as constants. The
-gradient that reaches its weights is then exactly its share of the whole batch's, and the shares add up: N processes with
-B queries take the step of one process with N·B, with no communication in the backward pass.
+Every process computes the loss of the whole batch, with its own rows carrying gradient and the others' as constants.
+The gradient that reaches its weights is then exactly its share of the whole batch's, and the shares add up: N processes
+with B queries take the step of one process with N·B, with no communication in the backward pass.
 """
 
 from __future__ import annotations

@@ -118,8 +118,12 @@ def train(
     if total == 0:
         raise ValueError("there is nothing to train on: no batches")
     parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(_parameter_groups(model, settings.weight_decay), lr=settings.learning_rate, fused=True)
-    schedule = get_linear_schedule_with_warmup(optimizer, math.ceil(settings.warmup_ratio * total), total)
+    optimizer = torch.optim.AdamW(
+        _parameter_groups(model, settings.weight_decay), lr=settings.learning_rate, fused=True
+    )
+    schedule = get_linear_schedule_with_warmup(  # type: ignore[no-untyped-call]
+        optimizer, math.ceil(settings.warmup_ratio * total), total
+    )
     due = {round(total * (i + 1) / settings.evaluations) for i in range(settings.evaluations)} if evaluate else set()
     result = TrainingResult()
     best: dict[str, Tensor] = {}
@@ -151,7 +155,7 @@ def train(
                             f"the loss is {value.item()} at step {step + 1} of {total}; "
                             "try a lower learning rate, or mixed_precision=no"
                         )
-                    value.backward()
+                    accelerator.backward(value)
                     result.losses.append(value.item())
                 sum_gradients(parameters)
                 norm = nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm)

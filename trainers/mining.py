@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import numpy as np
+from numpy.typing import NDArray
+
 from rocketqa_haystack.data import Collection, TrainingGroup, groups_from_collection
 from rocketqa_haystack.encoders import DualEncoder
 from rocketqa_haystack.evaluation import retrieve
 
 
 def mine_groups(
-    encoder: DualEncoder, collection: Collection, k: int = 50, *, show_progress: bool = False
+    encoder: DualEncoder,
+    collection: Collection,
+    k: int = 50,
+    *,
+    vectors: NDArray[np.float32] | None = None,
+    show_progress: bool = False,
 ) -> list[TrainingGroup]:
     """Training groups whose negatives are the retriever's top k less the judged positives, best first.
 
@@ -16,7 +24,8 @@ def mine_groups(
         encoder: The retriever (RocketQA's M_D).
         collection: Passages, questions and judgements.
         k: Passages to retrieve for each query.
+        vectors: The passages' vectors in the order of the corpus, where they are at hand; else they are computed.
         show_progress: Whether to show progress bars.
     """
-    run = retrieve(encoder, collection.corpus, collection.queries, k, show_progress=show_progress)
+    run = retrieve(encoder, collection.corpus, collection.queries, k, vectors=vectors, show_progress=show_progress)
     return groups_from_collection(collection, {query_id: list(scores) for query_id, scores in run.items()})

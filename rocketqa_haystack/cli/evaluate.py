@@ -12,6 +12,7 @@ def evaluate(
     ranker: str | None = None,
     split: str = "test",
     candidates: int = 50,
+    retriever_weight: float = 0.0,
     measures: list[str] = ["RR@10", "R@10", "R@50", "nDCG@10"],  # noqa: B006 (the parser copies it)
     bm25: bool = True,
     run_file: Path | None = None,
@@ -29,6 +30,7 @@ def evaluate(
         ranker: A cross-encoder that re-orders the retriever's candidates.
         split: The split whose questions are asked.
         candidates: Passages that the retriever returns for each question and the ranker re-orders.
+        retriever_weight: Weight of the retriever's score, added to the ranker's logit; 0 goes by the ranker alone.
         measures: Names that ir-measures knows, such as RR@10, R@50, nDCG@10, Success@5.
         bm25: Whether to measure BM25 (English stemming) too.
         run_file: Write each system's ranking as a TREC run; NAME.trec gives NAME.bm25.trec and so on.
@@ -58,7 +60,13 @@ def evaluate(
     if reranker is not None:
         start = time.perf_counter()
         runs["retriever + re-ranker"] = rerank(
-            reranker, data.corpus, data.queries, runs["retriever"], candidates, show_progress=True
+            reranker,
+            data.corpus,
+            data.queries,
+            runs["retriever"],
+            candidates,
+            retriever_weight=retriever_weight,
+            show_progress=True,
         )
         seconds["retriever + re-ranker"] = time.perf_counter() - start
 

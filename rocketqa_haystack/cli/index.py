@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from rocketqa_haystack.data import Passage
+    from rocketqa_haystack.encoders import DualEncoder
 
 WRITE_SIZE = 4_096
 
@@ -35,29 +39,38 @@ def index(
     from haystack.document_stores.types import DuplicatePolicy
     from tqdm.auto import tqdm
 
-    from rocketqa_haystack.data import Passage, read_corpus
+    from rocketqa_haystack.data import read_corpus
     from rocketqa_haystack.data.files import read_lines
     from rocketqa_haystack.document_stores.faiss import FAISSDocumentStore
     from rocketqa_haystack.encoders import DualEncoder
 
     file = corpus / "corpus.jsonl" if corpus.is_dir() else corpus
     encoder = DualEncoder.from_pretrained(model, dtype=dtype, device=device)
-    similarity = "cosine" if encoder.similarity == "cosine" else "inner_product"
     total = sum(1 for _ in read_lines(file))
     written = 0
     with (
-        FAISSDocumentStore(path=str(store), similarity=similarity) as document_store,
+        FAISSDocumentStore(path=store, similarity=store_similarity(encoder)) as document_store,
         tqdm(total=total, desc="Indexing", unit="passage") as progress,
     ):
         for chunk in _chunks(read_corpus(file)):
-            passages: list[Passage] = [passage for _, passage in chunk]
-            vectors = encoder.encode_passages(passages)
+            vectors = encoder.encode_passages([passage for _, passage in chunk])
             documents = [Document(id=id, content=p.text, meta={"title": p.title}) for id, p in chunk]
             written += document_store.write_vectors(documents, vectors, policy=DuplicatePolicy[duplicates.upper()])
             progress.update(len(chunk))
         print(f"{written} passages written; {document_store.count_documents()} in {store}")
 
 
-def _chunks(items: Iterator[tuple[str, object]]) -> Iterator[list[tuple[str, object]]]:
+def store_similarity(encoder: DualEncoder) -> Literal["cosine", "inner_product"]:
+    """How a store compares the vectors of an encoder.
+
+    Raises:
+        ValueError: The encoder's similarity is one that the store does not have.
+    """
+    if encoder.similarity not in ("cosine", "dot"):
+        raise ValueError(f"this model compares by {encoder.similarity}; the store has dot products and cosines")
+    return "cosine" if encoder.similarity == "cosine" else "inner_product"
+
+
+def _chunks(items: Iterator[tuple[str, Passage]]) -> Iterator[list[tuple[str, Passage]]]:
     while chunk := list(islice(items, WRITE_SIZE)):
         yield chunk

@@ -34,7 +34,6 @@ POSITIONAL = {
     "index": ("corpus", "store"),
     "search": ("store", "question"),
     "evaluate": ("collection",),
-    "demo": ("output",),
 }
 
 
@@ -94,18 +93,23 @@ def _add_arguments(parser: ArgumentParser, name: str) -> None:
     parser.description = "\n\n".join(filter(None, (documented.short_description, documented.long_description)))
     helps = {param.arg_name: param.description for param in documented.params}
     types = get_type_hints(function)
-    positional = POSITIONAL.get(name, ())
-    for argument in positional:
-        parser.add_argument(argument, type=types[argument], help=helps[argument])
-    skipped = {*positional, "settings"} & signature(function).parameters.keys()
-    if "settings" in skipped:
-        from trainers import TrainingSettings
+    apart: set[str | int] = set()
+    for argument, parameter in signature(function).parameters.items():
+        if argument in POSITIONAL.get(name, ()):
+            parser.add_argument(argument, type=types[argument], help=helps[argument])
+            apart.add(argument)
+        elif parameter.default is False:
+            parser.add_argument(f"--{argument}", action="store_true", help=helps[argument])
+            apart.add(argument)
+        elif argument == "settings":
+            from trainers import TrainingSettings
 
-        parser.add_argument("--config", action="config", help="A YAML file with options, as --print_config prints it.")
-        parser.add_function_arguments(function, as_group=False, skip=skipped)
-        parser.add_class_arguments(TrainingSettings, as_group=False)
-    else:
-        parser.add_function_arguments(function, as_group=False, skip=skipped)
+            parser.add_argument(
+                "--config", action="config", help="A YAML file of options, as --print_config prints it."
+            )
+            parser.add_class_arguments(TrainingSettings, as_group=False)
+            apart.add(argument)
+    parser.add_function_arguments(function, as_group=False, skip=apart)
 
 
 def _function(name: str) -> Callable[..., None]:

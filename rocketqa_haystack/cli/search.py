@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rocketqa_haystack.cli.index import store_similarity
+
 
 def search(
     store: Path,
@@ -15,6 +17,7 @@ def search(
     ranker: str | None = None,
     top_k: int = 5,
     candidates: int = 50,
+    retriever_weight: float = 0.0,
     dtype: str = "auto",
     device: str | None = None,
 ) -> None:
@@ -27,26 +30,29 @@ def search(
         ranker: A cross-encoder that re-orders the candidates; without it the order is the retriever's.
         top_k: Passages to print.
         candidates: Passages that the retriever hands to the ranker.
+        retriever_weight: Weight of the retriever's score, added to the ranker's logit; 0 goes by the ranker alone.
         dtype: Precision: auto (bfloat16 where it is computed natively), float32, bfloat16 or float16.
         device: Such as cpu or cuda:0; the best there is by default.
     """
     from haystack.utils import ComponentDevice
 
-    from rocketqa_haystack import FAISSDocumentStore, RocketQARanker, RocketQARetriever
+    from rocketqa_haystack import DualEncoder, FAISSDocumentStore, RocketQARanker
 
     if not (store / "documents.sqlite").is_file():
         raise ValueError(f"{store} is no document store; `rocketqa index` makes one")
-    options: dict[str, Any] = {
-        "dtype": dtype,
-        "device": ComponentDevice.from_str(device) if device is not None else None,
-    }
-    with FAISSDocumentStore(path=str(store)) as document_store:
-        retriever = RocketQARetriever(
-            model=model, document_store=document_store, top_k=candidates if ranker else top_k, **options
+    encoder = DualEncoder.from_pretrained(model, dtype=dtype, device=device)
+    vector = encoder.encode_queries([question])[0]
+    with FAISSDocumentStore(path=store, similarity=store_similarity(encoder)) as document_store:
+        documents = document_store.embedding_retrieval(vector, top_k=candidates if ranker else top_k)
+    if ranker is not None:
+        reranker = RocketQARanker(
+            model=ranker,
+            top_k=top_k,
+            dtype=dtype,
+            device=ComponentDevice.from_str(device) if device is not None else None,
+            retriever_weight=retriever_weight,
         )
-        documents = retriever.run(query=question)["documents"]
-        if ranker is not None:
-            documents = RocketQARanker(model=ranker, top_k=top_k, **options).run(question, documents)["documents"]
+        documents = reranker.run(question, documents)["documents"]
     print_passages(documents)
 
 

@@ -91,8 +91,10 @@ def train_cross_encoder(
     else:
         collection, dev = load_collection(data, "train"), _dev(data)
         encoder = DualEncoder.from_pretrained(retriever)
-        groups = mine_groups(encoder, collection, candidates, show_progress=settings.show_progress)
-        run = retrieve(encoder, dev.corpus, dev.queries, candidates) if dev is not None else None
+        progress = settings.show_progress
+        vectors = encoder.encode_passages(list(collection.corpus.values()), show_progress=progress)
+        groups = mine_groups(encoder, collection, candidates, vectors=vectors, show_progress=progress)
+        run = retrieve(encoder, dev.corpus, dev.queries, candidates, vectors=vectors) if dev is not None else None
     trainer = CrossEncoderTrainer(
         model, groups, dev=dev, dev_candidates=run, settings=settings, negatives=negatives, max_length=max_length
     )

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from haystack import Document, component, default_from_dict, default_to_dict
 from haystack.utils import ComponentDevice, Secret
+from numpy.typing import NDArray
 
 from rocketqa_haystack.components.model_options import DEFAULT_TOKEN, ModelOptions
 from rocketqa_haystack.components.passages import (
@@ -55,6 +56,7 @@ class RocketQARanker:
         embedding_separator: str = " ",
         scale_score: bool = True,
         score_threshold: float | None = None,
+        retriever_weight: float = 0.0,
         progress_bar: bool = False,
     ) -> None:
         """
@@ -86,6 +88,11 @@ class RocketQARanker:
             if `False`, logits (for two outputs, their difference). The order is that of the logits in both cases.
         :param score_threshold:
             Documents with a lower score are left out.
+        :param retriever_weight:
+            The logit of a document is that of the cross-encoder plus this weight times the score that the document
+            comes with, its similarity to the query. 0 goes by the cross-encoder alone. A cross-encoder trained on few
+            questions gains from the retriever's opinion; one over the retriever's training temperature (20, for
+            cosines) puts both on one scale.
         :param progress_bar:
             If `True`, shows a progress bar.
         :raises TypeError: If `model` is not a name.
@@ -98,6 +105,7 @@ class RocketQARanker:
         self.embedding_separator = embedding_separator
         self.scale_score = scale_score
         self.score_threshold = score_threshold
+        self.retriever_weight = retriever_weight
         self.progress_bar = progress_bar
         self._encoder: CrossEncoder | None = None
 
@@ -115,6 +123,7 @@ class RocketQARanker:
             embedding_separator=self.embedding_separator,
             scale_score=self.scale_score,
             score_threshold=self.score_threshold,
+            retriever_weight=self.retriever_weight,
             progress_bar=self.progress_bar,
         )
 
@@ -157,7 +166,7 @@ class RocketQARanker:
         :returns: A dictionary with the key `documents`: copies of the Documents, the most relevant first, with their
             relevance in `score`.
         :raises TypeError: If `query` is not a string, or `documents` is not a list of Documents.
-        :raises ValueError: If `top_k` is not > 0.
+        :raises ValueError: If `top_k` is not > 0, or `retriever_weight` is set and a document has no score.
         """
         check_query(query, "RocketQARanker")
         check_documents(documents, "RocketQARanker")
@@ -172,12 +181,16 @@ class RocketQARanker:
         candidates = _without_repeats(documents)
         passages = to_passages(candidates, self.meta_fields_to_embed, self.embedding_separator)
         logits = self._encoder.logits([(query, passage) for passage in passages], show_progress=self.progress_bar)
+        if self.retriever_weight:
+            logits = logits + np.float32(self.retriever_weight) * _retriever_scores(candidates)
         scores = sigmoid(logits) if scale_score else logits
         # Ranked by the logit: sigmoids of large logits are equal in float32.
         order = np.argsort(-logits, kind="stable")
         ranked = [replace(candidates[i], score=float(scores[i])) for i in order]
         if score_threshold is not None:
-            ranked = [document for document in ranked if document.score is not None and document.score >= score_threshold]
+            ranked = [
+                document for document in ranked if document.score is not None and document.score >= score_threshold
+            ]
         return {"documents": ranked[:top_k]}
 
     @component.output_types(documents=list[Document])
@@ -215,6 +228,13 @@ def _without_repeats(documents: list[Document]) -> list[Document]:
         if document.id not in best or _score(document) > _score(best[document.id]):
             best[document.id] = document
     return list(best.values())
+
+
+def _retriever_scores(documents: list[Document]) -> NDArray[np.float32]:
+    for document in documents:
+        if document.score is None:
+            raise ValueError(f"retriever_weight needs the retriever's scores, but document {document.id!r} has none")
+    return np.asarray([document.score for document in documents], dtype=np.float32)
 
 
 def _score(document: Document) -> float:

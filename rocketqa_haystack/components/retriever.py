@@ -6,7 +6,7 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
-from haystack import Document, component, default_from_dict, default_to_dict
+from haystack import Document, component, default_from_dict, default_to_dict, logging
 from haystack.components.retrievers.types import EmbeddingRetriever
 from haystack.core.serialization import component_to_dict
 from haystack.document_stores.types import FilterPolicy, apply_filter_policy
@@ -16,6 +16,8 @@ from rocketqa_haystack.components.model_options import DEFAULT_TOKEN, ModelOptio
 from rocketqa_haystack.components.passages import check_query, check_top_k
 from rocketqa_haystack.document_stores.faiss import FAISSDocumentStore, FAISSEmbeddingRetriever
 from rocketqa_haystack.encoders import DualEncoder
+
+logger = logging.getLogger(__name__)
 
 
 @component
@@ -109,7 +111,9 @@ class RocketQARetriever:
             filter_policy if isinstance(filter_policy, FilterPolicy) else FilterPolicy.from_str(filter_policy)
         )
         self._encoder: DualEncoder | None = None
-        self._search: Any = retriever or FAISSEmbeddingRetriever(document_store=document_store)
+        self._search: Any = retriever
+        if document_store is not None:
+            self._search = FAISSEmbeddingRetriever(document_store=document_store)
 
     def to_dict(self) -> dict[str, Any]:
         """
@@ -145,6 +149,12 @@ class RocketQARetriever:
         """
         if self._encoder is None:
             self._encoder = DualEncoder.from_pretrained(**self._options.from_pretrained_arguments())
+            if self._encoder.similarity == "cosine" and not self._encoder.normalizes and self._store_takes_lengths():
+                logger.warning(
+                    "{model} compares by cosine and its vectors have different lengths, but the store compares by "
+                    "inner product: make it with similarity='cosine'.",
+                    model=self._options.model,
+                )
         if hasattr(self._search, "warm_up"):
             self._search.warm_up()
 
@@ -184,6 +194,9 @@ class RocketQARetriever:
         else:
             result = await asyncio.to_thread(self._search.run, **arguments)
         return {"documents": result["documents"]}
+
+    def _store_takes_lengths(self) -> bool:
+        return self.document_store is not None and self.document_store.similarity == "inner_product"
 
     def _search_arguments(self, query: str, filters: dict[str, Any] | None, top_k: int | None) -> dict[str, Any]:
         check_query(query, "RocketQARetriever")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,10 @@ from numpy.typing import NDArray
 from sentence_transformers.base.model import BaseModel
 from sentence_transformers.base.modules import Router, Transformer
 from transformers import PreTrainedTokenizerBase
+
+# A fast tokenizer sets its truncation anew for each call, and raises "Already borrowed" when another thread is using
+# it; retrievers are called from several threads (MultiQueryTextRetriever). Tokenizing has threads of its own inside.
+_TOKENIZER_LOCK = Lock()
 
 #: A text, or a (first, second) segment pair.
 Text = str | tuple[str, str]
@@ -90,7 +95,11 @@ def tokenizes_texts(model: BaseModel) -> bool:
 
 
 def tokenize(
-    model: BaseModel, texts: Sequence[Text], *, prompt: str | None = None, task: str | None = None,
+    model: BaseModel,
+    texts: Sequence[Text],
+    *,
+    prompt: str | None = None,
+    task: str | None = None,
     max_length: int | None = None,
 ) -> TokenizedTexts:
     """Tokenises texts once, through the model's own preprocessing, without padding.
@@ -105,12 +114,13 @@ def tokenize(
     options: dict[str, Any] = {"task": task} if task is not None else {}
     if max_length is not None:
         options["max_length"] = max_length
-    output: Mapping[str, Any] = model.preprocess(
-        list(texts),
-        prompt=prompt,
-        processing_kwargs={"text": {"padding": False}, "common": {"return_tensors": None}},
-        **options,
-    )
+    with _TOKENIZER_LOCK:
+        output: Mapping[str, Any] = model.preprocess(
+            list(texts),
+            prompt=prompt,
+            processing_kwargs={"text": {"padding": False}, "common": {"return_tensors": None}},
+            **options,
+        )
     ids = output["input_ids"]
     lengths = np.fromiter((len(row) for row in ids), dtype=np.int64, count=len(ids))
     columns, extra = {}, {}
@@ -121,7 +131,7 @@ def tokenize(
         else:
             extra[name] = value
     tokenizer = model.tokenizer
-    padding = {name: 0 for name in columns}
+    padding = dict.fromkeys(columns, 0)
     padding["input_ids"] = tokenizer.pad_token_id or 0
     if "token_type_ids" in columns:
         padding["token_type_ids"] = tokenizer.pad_token_type_id

@@ -126,7 +126,8 @@ class CrossEncoder:
         logits = self.logits(pairs, show_progress=show_progress)
         if self.model.num_labels == 2:
             return sigmoid(logits)
-        activated = self.model.activation_fn(torch.from_numpy(logits).unsqueeze(1))
+        activation = self.model.activation_fn or torch.nn.Identity()
+        activated: torch.Tensor = activation(torch.from_numpy(logits).unsqueeze(1))
         return activated.squeeze(1).numpy()
 
     def logits(self, pairs: Iterable[Pair], *, show_progress: bool = False) -> NDArray[np.float32]:
@@ -153,7 +154,7 @@ class CrossEncoder:
         if self.settings != EncoderSettings(title="join"):
             save_settings(folder, self.settings)
 
-    def _chunk_logits(self, chunk: list[tuple[str, str]], progress: "tqdm[object]") -> NDArray[np.float32]:
+    def _chunk_logits(self, chunk: list[tuple[str, str]], progress: tqdm[object]) -> NDArray[np.float32]:
         outputs = np.empty((len(chunk), self.model.num_labels), dtype=np.float32)
         run_model(
             self.model,

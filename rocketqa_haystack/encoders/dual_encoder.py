@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sized
 from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Normalize
 from tqdm.auto import tqdm
 
 from rocketqa_haystack.data import Passage, as_passage
@@ -20,6 +21,7 @@ from rocketqa_haystack.encoders.loading import load_model
 from rocketqa_haystack.encoders.settings import EncoderSettings, save_settings
 
 Side = Literal["query", "document"]
+Item = TypeVar("Item")
 
 
 class DualEncoder:
@@ -90,6 +92,11 @@ class DualEncoder:
         """The model's own similarity: `dot`, `cosine`, `euclidean` or `manhattan`."""
         return self.model.similarity_fn_name
 
+    @property
+    def normalizes(self) -> bool:
+        """Whether all vectors have length 1, so that dot products are cosines."""
+        return isinstance(self.model[-1], Normalize)
+
     def encode_queries(self, queries: Iterable[str], *, show_progress: bool = False) -> NDArray[np.float32]:
         """Encodes queries.
 
@@ -99,11 +106,11 @@ class DualEncoder:
         Raises:
             TypeError: A query is not a string.
         """
-        return _collect(self._stream(map(_as_query, _items(queries)), "query", queries, show_progress), queries, self.dimension)
+        return _collect(
+            self._stream(map(_as_query, _items(queries)), "query", queries, show_progress), queries, self.dimension
+        )
 
-    def encode_passages(
-        self, passages: Iterable[Passage | str], *, show_progress: bool = False
-    ) -> NDArray[np.float32]:
+    def encode_passages(self, passages: Iterable[Passage | str], *, show_progress: bool = False) -> NDArray[np.float32]:
         """Encodes passages.
 
         Returns:
@@ -181,21 +188,19 @@ class DualEncoder:
                 yield vectors
 
 
-def _as_query(query: str) -> str:
+def _as_query(query: object) -> str:
     if not isinstance(query, str):
         raise TypeError(f"a query must be a string, not {type(query).__name__}: {query!r:.80}")
     return query
 
 
-def _items(values: Iterable[Passage | str]) -> Iterator[Passage | str]:
+def _items(values: Iterable[Item]) -> Iterator[Item]:
     if isinstance(values, str | Passage):
         raise TypeError(f"expected a list of texts, not a single {type(values).__name__}")
     return iter(values)
 
 
-def _collect(
-    chunks: Iterator[NDArray[np.float32]], source: object, dimension: int
-) -> NDArray[np.float32]:
+def _collect(chunks: Iterator[NDArray[np.float32]], source: object, dimension: int) -> NDArray[np.float32]:
     """All chunks in one array: preallocated where the number is known, else grown by doubling."""
     vectors = np.empty((len(source) if isinstance(source, Sized) else CHUNK_SIZE, dimension), dtype=np.float32)
     filled = 0

@@ -56,7 +56,7 @@ def load_model(
     if target.type == "cpu":
         # On CPUs the fused attention kernel gains nothing on short texts, and in training its dropout is a slow path.
         model_kwargs["attn_implementation"] = "eager"
-    hub = {"token": token, "revision": revision, "local_files_only": local_files_only}
+    hub: dict[str, Any] = {"token": token, "revision": revision, "local_files_only": local_files_only}
     try:
         loaded = model_class(
             name, device=str(target), trust_remote_code=trust_remote_code, model_kwargs=model_kwargs, **hub
@@ -86,7 +86,13 @@ def is_folder(name: str) -> bool:
         return True
     if path.exists():
         raise ModelError(f"{name} is a file; a model is a folder")
-    if not name.strip() or path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1 or os.sep == name[-1]:
+    if (
+        not name.strip()
+        or path.is_absolute()
+        or name.startswith((".", "~"))
+        or name.count("/") > 1
+        or os.sep == name[-1]
+    ):
         raise ModelError(f"there is no model folder {name!r}")
     return False
 

@@ -6,4 +6,4 @@ from rocketqa_haystack.evaluation.measures import DEFAULT_MEASURES, measure
 from rocketqa_haystack.evaluation.report import format_table
 from rocketqa_haystack.evaluation.runs import Run, read_run, write_run
 
-__all__ = ["DEFAULT_MEASURES", "BM25", "Run", "format_table", "measure", "read_run", "rerank", "retrieve", "write_run"]
+__all__ = ["BM25", "DEFAULT_MEASURES", "Run", "format_table", "measure", "read_run", "rerank", "retrieve", "write_run"]

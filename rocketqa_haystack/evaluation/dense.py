@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
+from numpy.typing import NDArray
+
 from rocketqa_haystack.data import Passage
 from rocketqa_haystack.encoders import CrossEncoder, DualEncoder
 from rocketqa_haystack.encoders.search import exact_search
@@ -11,10 +14,26 @@ from rocketqa_haystack.evaluation.runs import Run
 
 
 def retrieve(
-    encoder: DualEncoder, corpus: Mapping[str, Passage], queries: Mapping[str, str], k: int, *, show_progress: bool = False
+    encoder: DualEncoder,
+    corpus: Mapping[str, Passage],
+    queries: Mapping[str, str],
+    k: int,
+    *,
+    vectors: NDArray[np.float32] | None = None,
+    show_progress: bool = False,
 ) -> Run:
-    """The top k passages of every query by exact search."""
-    vectors = encoder.encode_passages(list(corpus.values()), show_progress=show_progress)
+    """The top k passages of every query by exact search.
+
+    Args:
+        encoder: The retriever.
+        corpus: Passages by id.
+        queries: Questions by id.
+        k: Passages to keep for each query.
+        vectors: The passages' vectors in the order of the corpus, where they are at hand; else they are computed.
+        show_progress: Whether to show progress bars.
+    """
+    if vectors is None:
+        vectors = encoder.encode_passages(list(corpus.values()), show_progress=show_progress)
     query_vectors = encoder.encode_queries(list(queries.values()), show_progress=show_progress)
     scores, positions = exact_search(query_vectors, vectors, k, similarity=encoder.similarity)
     ids = list(corpus)
@@ -31,13 +50,28 @@ def rerank(
     run: Run,
     k: int,
     *,
+    retriever_weight: float = 0.0,
     show_progress: bool = False,
 ) -> Run:
-    """The best k candidates of every query in `run`, in the order of the cross-encoder's logits."""
-    candidates = {
-        query_id: sorted(scores, key=lambda id, scores=scores: scores[id], reverse=True)[:k]  # type: ignore[misc]
-        for query_id, scores in run.items()
-    }
+    """The best k candidates of every query in `run`, scored by the cross-encoder.
+
+    Args:
+        encoder: The re-ranker.
+        corpus: Passages by id.
+        queries: Questions by id.
+        run: A retriever's candidates.
+        k: Candidates to score for each query.
+        retriever_weight: A candidate's score is its logit plus this weight times its score in `run`.
+        show_progress: Whether to show a progress bar.
+    """
+    candidates = {query_id: _best(scores, k) for query_id, scores in run.items()}
     pairs = [(queries[query_id], corpus[id]) for query_id, ids in candidates.items() for id in ids]
     logits = iter(encoder.logits(pairs, show_progress=show_progress).tolist())
-    return {query_id: {id: next(logits) for id in ids} for query_id, ids in candidates.items()}
+    return {
+        query_id: {id: next(logits) + retriever_weight * run[query_id][id] for id in ids}
+        for query_id, ids in candidates.items()
+    }
+
+
+def _best(scores: Mapping[str, float], k: int) -> list[str]:
+    return sorted(scores, key=scores.__getitem__, reverse=True)[:k]

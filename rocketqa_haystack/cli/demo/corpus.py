@@ -24,13 +24,17 @@ from typing import Any
 
 # Left out so that the corpus is the same on every machine and, nearly, for every supported Python: modules that start
 # something when imported, need libraries outside Python, are internal, or were deprecated and later removed.
-EXCLUDED = frozenset(
-    "__future__ __hello__ __main__ __phello__ antigravity this idlelib lib2to3 pydoc_data test turtledemo turtle "
-    "tkinter curses readline dbm nt ntpath posix posixpath nturl2path genericpath sre_compile sre_constants sre_parse "
-    "ensurepip venv encodings msilib winreg winsound msvcrt distutils asynchat asyncore imp smtpd aifc audioop cgi "
-    "cgitb chunk crypt imghdr mailcap nis nntplib ossaudiodev pipes sndhdr spwd sunau telnetlib uu xdrlib "
-    "pathlib._local pathlib._abc pathlib._types compression annotationlib".split()
-)
+# fmt: off
+EXCLUDED = frozenset({
+    "__future__", "__hello__", "__main__", "__phello__", "antigravity", "this", "idlelib", "lib2to3",
+    "pydoc_data", "test", "turtledemo", "turtle", "tkinter", "curses", "readline", "dbm", "nt", "ntpath", "posix",
+    "posixpath", "nturl2path", "genericpath", "sre_compile", "sre_constants", "sre_parse", "ensurepip", "venv",
+    "encodings", "msilib", "winreg", "winsound", "msvcrt", "distutils", "asynchat", "asyncore", "imp", "smtpd",
+    "aifc", "audioop", "cgi", "cgitb", "chunk", "crypt", "imghdr", "mailcap", "nis", "nntplib", "ossaudiodev",
+    "pipes", "sndhdr", "spwd", "sunau", "telnetlib", "uu", "xdrlib", "pathlib._local", "pathlib._abc",
+    "pathlib._types", "compression", "annotationlib",
+})
+# fmt: on
 
 MIN_CHARACTERS = 40
 MIN_WORDS = 7
@@ -130,7 +134,6 @@ def _signature(obj: Any) -> str:
         return "()"
     # Defaults such as <function <lambda> at 0x7f...> differ from run to run.
     return re.sub(r" at 0x[0-9a-f]+", "", signature)
-
 
 
 if __name__ == "__main__":
