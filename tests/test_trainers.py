@@ -14,6 +14,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 from sentence_transformers import CrossEncoder as SentenceTransformersCrossEncoder
 from sentence_transformers import SentenceTransformer
 from torch.nn import functional
@@ -46,7 +47,7 @@ def trained(
         encoder_folder,
         groups,
         dev=collection,
-        settings=TrainingSettings(epochs=12, batch_size=16, learning_rate=3e-3, evaluations=3, **FAST),
+        settings=TrainingSettings(epochs=20, batch_size=16, learning_rate=3e-3, evaluations=3, **FAST),
         query_max_length=16,
         title="pair",
     )
@@ -67,7 +68,7 @@ def test_training_makes_the_retriever_find_the_passages(
 
 def test_the_best_weights_seen_are_the_ones_kept(trained: tuple[Path, TrainingResult], collection: Collection) -> None:
     folder, result = trained
-    assert [step for step, _ in result.evaluations] == [0, 12, 24, 36]
+    assert [step for step, _ in result.evaluations] == [0, 20, 40, 60]
     best = max(value for _, value in result.evaluations)
     assert dict(result.evaluations)[result.best_step or 0] == best
     encoder = DualEncoder.from_pretrained(folder, device="cpu", dtype="float32")
@@ -147,32 +148,38 @@ def test_hard_negatives_join_the_batch(encoder_folder: Path, collection: Collect
 
 
 WORKER = """
-import json, sys
+import sys
 import torch
+from safetensors.torch import save_file
 from rocketqa_haystack.data import read_groups
 from trainers import CrossEncoderTrainer, DualEncoderTrainer, TrainingSettings
+from trainers.gathering import sum_gradients
 kind, model, data, output, batch_size = sys.argv[1:]
-settings = TrainingSettings(
-    epochs=1, batch_size=int(batch_size), learning_rate=1e-3, mixed_precision="no", show_progress=False
-)
+settings = TrainingSettings(batch_size=int(batch_size), mixed_precision="no", show_progress=False)
 trainer = (
     DualEncoderTrainer(model, read_groups(data), settings=settings, hard_negatives=1)
     if kind == "dual" else CrossEncoderTrainer(model, read_groups(data), settings=settings, negatives=1)
 )
-for module in trainer.encoder.model.modules():
-    if isinstance(module, torch.nn.Dropout):
-        module.p = 0.0
-transformer = trainer.encoder.model.transformers_model
-transformer.config.attention_probs_dropout_prob = 0.0
-for module in transformer.modules():
-    if hasattr(module, "attention_dropout"):
-        module.attention_dropout = 0.0
+gradients = {}
+for number, batch in enumerate(trainer._batches(0)):
+    trainer.encoder.model.zero_grad()
+    loss = trainer.loss(batch)  # in evaluation mode: no dropout
+    if loss is not None:
+        loss.backward()
+    named = {n: p for n, p in trainer.encoder.model.named_parameters() if p.requires_grad}
+    sum_gradients(named.values())
+    gradients.update({f"{number}.{n}": p.grad.clone() for n, p in named.items() if p.grad is not None})
 trainer.train(output)
+if trainer.accelerator.is_main_process:
+    save_file(gradients, output + ".gradients")
 """
+
+# On CPUs accelerate starts several processes only as if they were GPUs' and with its environment variable.
+LAUNCH = ["--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no", "--main_process_port=0", "--multi_gpu"]
 
 
 @pytest.mark.parametrize("kind", ["dual", "cross"])
-def test_two_processes_take_the_steps_of_one_with_the_whole_batch(
+def test_two_processes_have_the_gradients_of_one_with_the_whole_batch(
     kind: str, encoder_folder: Path, ranker_folder: Path, collection: Collection, tmp_path: Path
 ) -> None:
     negatives = {id: [f"p{(int(id[1:]) + 7) % 48}"] for id in collection.queries}
@@ -180,46 +187,52 @@ def test_two_processes_take_the_steps_of_one_with_the_whole_batch(
     write_groups(tmp_path / "groups.jsonl", groups_from_collection(collection, negatives)[:13])
     (tmp_path / "worker.py").write_text(WORKER)
     model = encoder_folder if kind == "dual" else ranker_folder
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     for processes, batch_size in ((1, 10), (2, 5)):
-        launcher = ["torch.distributed.run", "--nproc_per_node=2", "--master_port=0"] if processes == 2 else []
-        command = [sys.executable, *(["-m", *launcher] if launcher else []), str(tmp_path / "worker.py")]
+        launch = ["-m", "accelerate.commands.launch", *LAUNCH, f"--num_processes={processes}"] if processes > 1 else []
         arguments = [kind, str(model), str(tmp_path / "groups.jsonl"), str(tmp_path / str(processes)), str(batch_size)]
-        result = subprocess.run([*command, *arguments], env=environment, capture_output=True, text=True, timeout=120)
+        result = subprocess.run(
+            [sys.executable, *launch, str(tmp_path / "worker.py"), *arguments],
+            env={**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
         assert result.returncode == 0, result.stderr
-    load = SentenceTransformer if kind == "dual" else SentenceTransformersCrossEncoder
-    start, one, two = (load(str(f), device="cpu").state_dict() for f in (model, tmp_path / "1", tmp_path / "2"))
-    moved = max(float((one[name] - start[name]).abs().max()) for name in one)
-    assert moved > 1e-3
-    for name in one:
-        torch.testing.assert_close(two[name], one[name], atol=1e-6, rtol=0, msg=lambda m, n=name: f"{n}: {m}")
+    one, two = (load_file(tmp_path / f"{processes}.gradients") for processes in (1, 2))
+    # The batches of 10 pairs or queries, and the ragged last one.
+    assert {name.partition(".")[0] for name in one} == ({"0", "1"} if kind == "dual" else {"0", "1", "2"})
+    whole = math.sqrt(sum(float(gradient.square().sum()) for gradient in one.values()))
+    for name, gradient in one.items():
+        assert float((two[name] - gradient).norm()) < 1e-6 * whole, name
+    for processes in (1, 2):
+        (DualEncoder if kind == "dual" else CrossEncoder).from_pretrained(tmp_path / str(processes))
 
 
 def test_the_re_ranker_learns_to_rank_the_retrievers_candidates(
     ranker_folder: Path, trained: tuple[Path, TrainingResult], collection: Collection, tmp_path: Path
 ) -> None:
-    retriever = DualEncoder.from_pretrained(trained[0], device="cpu")
-    groups = mine_groups(retriever, collection, k=12)
+    asked = Collection(collection.corpus, dict(list(collection.queries.items())[:16]), collection.qrels)
+    groups = mine_groups(DualEncoder.from_pretrained(trained[0], device="cpu"), asked, k=5)
     for group in groups:
         assert not set(group.positive_ids) & set(group.negative_ids)
-        assert len(group.negative_ids) in (11, 12)
-    candidates = {query_id: dict.fromkeys(collection.corpus, 0.0) for query_id in collection.queries}
+        assert len(group.negative_ids) in (4, 5)
+    candidates = {g.query_id: dict.fromkeys([*g.negative_ids, *g.positive_ids], 0.0) for g in groups}
+    qrels = {query_id: asked.qrels[query_id] for query_id in asked.queries}
     trainer = CrossEncoderTrainer(
         ranker_folder,
         groups,
-        dev=collection,
+        dev=Collection(asked.corpus, asked.queries, qrels),
         dev_candidates=candidates,
-        settings=TrainingSettings(epochs=10, batch_size=32, learning_rate=3e-3, evaluations=1, **FAST),
+        settings=TrainingSettings(epochs=80, batch_size=16, learning_rate=1e-3, evaluations=1, **FAST),
         negatives=4,
         max_length=24,
     )
     result = trainer.train(tmp_path / "ranker")
-    assert result.losses[-1] < result.losses[0]
     (_, before), (_, after) = result.evaluations
-    assert after > before + 0.1
+    assert after > before + 0.3
     loaded = CrossEncoder.from_pretrained(tmp_path / "ranker", device="cpu", dtype="float32")
-    run = rerank(loaded, collection.corpus, collection.queries, candidates, k=50)
-    assert measure(run, collection.qrels, ["RR@10"])["RR@10"] == pytest.approx(after, abs=1e-6)
+    run = rerank(loaded, asked.corpus, asked.queries, candidates, k=50)
+    assert measure(run, qrels, ["RR@10"])["RR@10"] == pytest.approx(after, abs=1e-6)
     peer = SentenceTransformersCrossEncoder(str(tmp_path / "ranker"), device="cpu")
     pairs = [("mama", Passage("dada", "kaka"))]
     np.testing.assert_allclose(loaded.score(pairs), peer.predict([("mama", "kaka dada")]), atol=1e-5)
@@ -305,7 +318,7 @@ def test_fast_dropout_drops_the_asked_share_and_keeps_the_mean() -> None:
         module = torch.nn.Dropout(0.5)(ones)
         assert functional.dropout(ones, 0.1, training=False) is ones
     assert float((dropped == 0).float().mean()) == pytest.approx(26 / 256, abs=3e-3)
-    assert float(dropped.mean()) == pytest.approx(1.0, abs=5e-3)
+    assert float(dropped.detach().mean()) == pytest.approx(1.0, abs=5e-3)
     assert float((module == 0).float().mean()) == pytest.approx(0.5, abs=5e-3)
     dropped.sum().backward()
     assert ones.grad is not None

@@ -28,9 +28,8 @@ PASSAGE_LENGTH = 128
 PAIR_LENGTH = 96
 NEGATIVES = 7
 
-#: Passages that the retriever returns, and of these the ones that the re-ranker re-orders.
-RETRIEVED = 50
-CANDIDATES = 30
+#: Passages that the retriever returns and the re-ranker re-orders.
+CANDIDATES = 50
 
 #: One over the retriever's training temperature: the scale on which its cosines are logits, as the re-ranker's are.
 RETRIEVER_WEIGHT = 20.0
@@ -89,10 +88,10 @@ def build(output: Path, collections: Mapping[str, Collection], encoder: Path, se
         runs[name], seconds[name] = run, time.perf_counter() - start
 
     start = time.perf_counter()
-    record("BM25", BM25(corpus).search(asked, RETRIEVED), start)
+    record("BM25", BM25(corpus).search(asked, CANDIDATES), start)
     start = time.perf_counter()
     untuned = DualEncoder.from_pretrained(encoder)
-    record("untuned encoder", retrieve(untuned, corpus, asked, RETRIEVED, show_progress=True), start)
+    record("untuned encoder", retrieve(untuned, corpus, asked, CANDIDATES, show_progress=True), start)
 
     DualEncoderTrainer(
         encoder,
@@ -103,9 +102,9 @@ def build(output: Path, collections: Mapping[str, Collection], encoder: Path, se
     start = time.perf_counter()
     retriever = DualEncoder.from_pretrained(output / "retriever")
     vectors = retriever.encode_passages(list(corpus.values()), show_progress=True)
-    record("tuned retriever", retrieve(retriever, corpus, asked, RETRIEVED, vectors=vectors), start)
+    record("tuned retriever", retrieve(retriever, corpus, asked, CANDIDATES, vectors=vectors), start)
 
-    mined = retrieve(retriever, corpus, train.queries, RETRIEVED, vectors=vectors)
+    mined = retrieve(retriever, corpus, train.queries, CANDIDATES, vectors=vectors)
     CrossEncoderTrainer(
         encoder,
         groups_from_collection(train, {query_id: list(scores) for query_id, scores in mined.items()}),
@@ -153,7 +152,9 @@ def write_pipeline(output: Path, corpus: Mapping[str, Passage], vectors: NDArray
     )
     pipeline.add_component(
         "ranker",
-        RocketQARanker(model=output.resolve() / "ranker", top_k=3, retriever_weight=RETRIEVER_WEIGHT),
+        RocketQARanker(
+            model=output.resolve() / "ranker", top_k=3, scale_score=False, retriever_weight=RETRIEVER_WEIGHT
+        ),
     )
     pipeline.connect("retriever.documents", "ranker.documents")
     with atomic_write(output / "pipeline.yaml") as file:
