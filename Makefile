@@ -10,7 +10,7 @@ export HAYSTACK_TELEMETRY_ENABLED := False
 .PHONY: demo test lint bench clean
 
 demo: .venv/.installed
-	$(BIN)/rocketqa demo build/demo
+	$(BIN)/rocketqa demo --output build/demo
 
 test: .venv/.installed-dev
 	$(BIN)/python -m pytest

@@ -17,6 +17,7 @@ from sides import compare
 
 from rocketqa_haystack import DualEncoder, RocketQADocumentEmbedder
 from rocketqa_haystack.cli.demo.encoder import small_encoder
+from rocketqa_haystack.cli.main import quiet_libraries
 from rocketqa_haystack.data import load_collection
 from rocketqa_haystack.encoders.search import exact_search
 from rocketqa_haystack.evaluation import measure
@@ -28,6 +29,7 @@ def main() -> None:
     parser.add_argument("collection")
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
+    quiet_libraries()
     collection = load_collection(arguments.collection)
     model = str(small_encoder())
     documents = [

@@ -20,6 +20,7 @@ from sides import compare
 
 from rocketqa_haystack import CrossEncoder, DualEncoder, RocketQARanker
 from rocketqa_haystack.cli.demo.encoder import small_encoder
+from rocketqa_haystack.cli.main import quiet_libraries
 from rocketqa_haystack.data import Collection, load_collection
 from rocketqa_haystack.evaluation import measure, rerank, retrieve
 from trainers import CrossEncoderTrainer, TrainingSettings, mine_groups
@@ -36,6 +37,7 @@ def main() -> None:
     parser.add_argument("--queries", type=int, default=40, help="timed in a round")
     parser.add_argument("--judged-queries", type=int, default=400, help="over which RR@10 is compared")
     arguments = parser.parse_args()
+    quiet_libraries()
     test = load_collection(arguments.collection)
     retriever = DualEncoder.from_pretrained(small_encoder())
     ranker = arguments.ranker or trained_ranker(retriever, arguments.collection)

@@ -19,10 +19,11 @@ from sentence_transformers import (
     SentenceTransformerTrainer,
     SentenceTransformerTrainingArguments,
 )
-from sentence_transformers.losses import MultipleNegativesRankingLoss
+from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 from sides import compare
 
 from rocketqa_haystack.cli.demo.encoder import small_encoder
+from rocketqa_haystack.cli.main import quiet_libraries
 from rocketqa_haystack.data import TrainingGroup, groups_from_collection, load_collection
 from trainers import DualEncoderTrainer, TrainingSettings
 
@@ -37,6 +38,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=8)
     arguments = parser.parse_args()
+    quiet_libraries()
     every = groups_from_collection(load_collection(arguments.collection, "train"))
     pairs = BATCH_SIZE * arguments.steps
     # Spread over the whole collection, so that its lengths are there.
@@ -44,7 +46,7 @@ def main() -> None:
     compare(
         {
             "sentence-transformers, defaults": lambda: train_theirs(groups),
-            "sentence-transformers, bf16=True": lambda: train_theirs(groups, bf16=True),
+            "sentence-transformers, bf16=True": lambda: train_theirs(groups, bf16=True, use_cpu=True),
             "rocketqa-haystack": lambda: train_ours(groups),
         },
         pairs,

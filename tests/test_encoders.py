@@ -126,6 +126,16 @@ def test_settings_survive_saving_and_loading(encoder_folder: Path, tmp_path: Pat
     assert float32(encoder_folder).settings == EncoderSettings(title="join")
 
 
+def test_sentence_transformers_cuts_texts_of_a_saved_folder_where_we_do(encoder_folder: Path, tmp_path: Path) -> None:
+    encoder = DualEncoder(float32(encoder_folder).model, EncoderSettings(query_max_length=5, passage_max_length=9))
+    encoder.save_pretrained(tmp_path / "saved")
+    peer, passages = SentenceTransformer(str(tmp_path / "saved"), device="cpu"), [Passage("mama " * 20, "dada " * 9)]
+    np.testing.assert_allclose(encoder.encode_queries(TEXTS), peer.encode_query(TEXTS), atol=1e-5)
+    expected = peer.encode_document([(p.title, p.text) for p in passages])
+    np.testing.assert_allclose(encoder.encode_passages(passages), expected, atol=1e-5)
+    assert np.abs(encoder.encode_queries(TEXTS) - float32(encoder_folder).encode_queries(TEXTS)).max() > 1e-3
+
+
 @settings(max_examples=25, deadline=None)
 @given(lengths=st.lists(st.integers(0, 50), min_size=1, max_size=30), data=st.data())
 def test_a_vector_does_not_depend_on_the_other_texts(
@@ -232,6 +242,8 @@ def test_a_cross_encoder_keeps_its_length(ranker_folder: Path, tmp_path: Path) -
     short = CrossEncoder.from_pretrained(tmp_path / "short", device="cpu", dtype="float32")
     long_pair, cut_pair = ("mama", "dada " * 40), ("mama", "dada " * 8)
     np.testing.assert_allclose(short.logits([long_pair]), short.logits([cut_pair]), atol=1e-6)
+    peer = SentenceTransformersCrossEncoder(str(tmp_path / "short"), device="cpu")
+    np.testing.assert_allclose(short.score([long_pair]), peer.predict([long_pair]), atol=1e-5)
 
 
 @pytest.mark.parametrize("bad", [["mama"], [("mama",)], [("mama", 1)], [(None, "x")]])

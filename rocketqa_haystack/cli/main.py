@@ -44,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
         The exit code: 0, or 2 after a user's mistake, which is told in one sentence.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
-    _quiet_libraries()
+    quiet_libraries()
     parser = make_parser(next((argument for argument in arguments if argument in COMMANDS), None))
     try:
         options = parser.parse_args(arguments)
@@ -131,10 +131,10 @@ def _users_mistakes() -> tuple[type[Exception], ...]:
     from haystack.document_stores.errors import DocumentStoreError
     from haystack.errors import FilterError
 
-    return ValueError, OSError, DocumentStoreError, FilterError
+    return ValueError, OSError, ImportError, FloatingPointError, DocumentStoreError, FilterError
 
 
-def _quiet_libraries() -> None:
+def quiet_libraries() -> None:
     """Leaves the terminal to this program's own lines; ROCKETQA_VERBOSE=1 shows what the libraries say."""
     if os.environ.get("ROCKETQA_VERBOSE"):
         return
@@ -143,6 +143,9 @@ def _quiet_libraries() -> None:
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     for name in ("sentence_transformers", "transformers"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    if (loaded := sys.modules.get("transformers.utils.logging")) is not None:  # which reads the environment once
+        loaded.set_verbosity_error()
+        loaded.disable_progress_bar()
 
 
 if __name__ == "__main__":

@@ -150,6 +150,8 @@ class CrossEncoder:
 
         Weights are saved in the precision they are held in: load with `dtype="float32"` to keep all of them.
         """
+        if self.settings.passage_max_length is not None:  # so that plain sentence-transformers cuts pairs where we do
+            self.model.max_seq_length = self.settings.passage_max_length
         self.model.save_pretrained(str(folder), create_model_card=False)
         if self.settings != EncoderSettings(title="join"):
             save_settings(folder, self.settings)

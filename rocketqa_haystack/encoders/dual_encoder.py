@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.base.modules import Normalize
+from sentence_transformers.base.modules import Normalize, Transformer
 from tqdm.auto import tqdm
 
 from rocketqa_haystack.data import Passage, as_passage
@@ -155,6 +155,10 @@ class DualEncoder:
 
         Weights are saved in the precision they are held in: load with `dtype="float32"` to keep all of them.
         """
+        for module in self.model.modules():
+            if isinstance(module, Transformer):  # so that plain sentence-transformers cuts texts where we do
+                module.query_length = self.settings.query_max_length or module.query_length
+                module.document_length = self.settings.passage_max_length or module.document_length
         self.model.save_pretrained(str(folder), create_model_card=False)
         if self.settings != EncoderSettings(title="join"):
             save_settings(folder, self.settings)

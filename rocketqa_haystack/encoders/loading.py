@@ -13,6 +13,7 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from sentence_transformers.base.model import BaseModel
 
+from rocketqa_haystack.encoders.attention import use_chunked_attention
 from rocketqa_haystack.encoders.errors import ModelError
 from rocketqa_haystack.encoders.precision import resolve_dtype
 from rocketqa_haystack.encoders.settings import FILE_NAME, EncoderSettings, parse_settings
@@ -53,9 +54,6 @@ def load_model(
     if is_folder(name) and not new_head:
         check_folder(Path(name), kind)
     model_kwargs: dict[str, Any] = {"dtype": resolve_dtype(dtype, target), "use_safetensors": True}
-    if target.type == "cpu":
-        # On CPUs the fused attention kernel gains nothing on short texts, and in training its dropout is a slow path.
-        model_kwargs["attn_implementation"] = "eager"
     hub: dict[str, Any] = {"token": token, "revision": revision, "local_files_only": local_files_only}
     try:
         loaded = model_class(
@@ -71,6 +69,8 @@ def load_model(
         raise ModelError(
             f"model {name!r} is no folder here, and could not be loaded from the Hugging Face Hub: {reason}"
         ) from error
+    if target.type == "cpu":
+        use_chunked_attention(loaded)
     loaded.eval()
     return loaded, settings
 

@@ -1,0 +1,209 @@
+"""The command: from a collection to answers, and one clear sentence for a mistake."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from rocketqa_haystack import DualEncoder
+from rocketqa_haystack.cli.main import COMMANDS, main
+from rocketqa_haystack.data import load_collection
+from rocketqa_haystack.evaluation import measure, read_run
+
+
+def run(*arguments: object) -> int:
+    return main([str(argument) for argument in arguments])
+
+
+def test_index_then_search_finds_the_passage(
+    collection_folder: Path,
+    encoder_folder: Path,
+    ranker_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run("index", collection_folder, tmp_path / "store", "--model", encoder_folder) == 0
+    assert f"48 passages written; 48 in {tmp_path / 'store'}" in capsys.readouterr().out
+    passage = load_collection(collection_folder).corpus["p7"]
+    # With random weights a passage is nearest to itself.
+    question = f"{passage.title} {passage.text}"
+    assert run("search", tmp_path / "store", question, "--model", encoder_folder, "--top-k", 2) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("  1. ")
+    assert lines[0].endswith(passage.title)
+    arguments = ["--model", encoder_folder, "--ranker", ranker_folder, "--top-k", 1, "--candidates", 5]
+    assert run("search", tmp_path / "store", question, *arguments) == 0
+    assert len([line for line in capsys.readouterr().out.splitlines() if line[:3].strip().isdigit()]) == 1
+
+
+def test_indexing_twice_fails_skips_or_overwrites_as_asked(
+    collection_folder: Path, encoder_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["index", collection_folder / "corpus.jsonl", tmp_path / "store", "--model", encoder_folder]
+    assert run(*arguments) == 0
+    assert run(*arguments) == 2
+    assert "rocketqa index: error: " in capsys.readouterr().err
+    assert run(*arguments, "--duplicates", "skip") == 0
+    assert "0 passages written; 48 in" in capsys.readouterr().out
+    assert run(*arguments, "--duplicates", "overwrite") == 0
+    assert "48 passages written; 48 in" in capsys.readouterr().out
+
+
+def test_evaluate_prints_a_table_and_writes_runs_that_measure_the_same(
+    collection_folder: Path,
+    encoder_folder: Path,
+    ranker_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    arguments = ["--model", encoder_folder, "--ranker", ranker_folder, "--run-file", tmp_path / "runs" / "test.trec"]
+    assert run("evaluate", collection_folder, *arguments) == 0
+    table = capsys.readouterr().out.splitlines()
+    assert table[1].split() == ["system", "RR@10", "R@10", "R@50", "nDCG@10", "seconds"]
+    qrels = load_collection(collection_folder).qrels
+    for line, name in zip(table[3:6], ("bm25", "retriever", "retriever-re-ranker"), strict=True):
+        ranking = read_run(tmp_path / "runs" / f"test.{name}.trec")
+        assert f"{measure(ranking, qrels, ['RR@10'])['RR@10']:.4f}" in line
+    assert table[3].startswith("bm25 ")
+
+
+def test_the_trainers_write_models_that_evaluate_takes(
+    collection_folder: Path, encoder_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    short = ["--epochs", 2, "--batch-size", 8, "--learning-rate", 1e-3, "--show-progress", "false"]
+    data = ["--data", collection_folder]
+    retriever, ranker = tmp_path / "retriever", tmp_path / "ranker"
+    arguments = ["--model", encoder_folder, "--output", retriever, "--title", "pair", "--passage-max-length", 32]
+    assert run("train-dual-encoder", *data, *arguments, *short) == 0
+    assert "dev RR@10 after step 8: " in capsys.readouterr().out
+    assert DualEncoder.from_pretrained(retriever).settings.passage_max_length == 32
+    arguments = ["--model", encoder_folder, "--retriever", retriever, "--output", ranker, "--candidates", 6]
+    assert run("train-cross-encoder", *data, *arguments, "--negatives", 2, *short) == 0
+    capsys.readouterr()
+    assert run("evaluate", collection_folder, "--model", retriever, "--ranker", ranker, "--bm25", "false") == 0
+    assert "retriever + re-ranker" in capsys.readouterr().out
+
+
+def test_a_printed_configuration_is_a_configuration(
+    collection_folder: Path, encoder_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--model", encoder_folder, "--data", collection_folder, "--output", tmp_path / "out", "--epochs", 1]
+    with pytest.raises(SystemExit) as ended:
+        run("train-dual-encoder", *arguments, "--hard-negatives", 0, "--print_config")
+    assert ended.value.code == 0
+    printed = capsys.readouterr().out
+    assert yaml.safe_load(printed)["epochs"] == 1
+    (tmp_path / "config.yaml").write_text(printed)
+    assert run("train-dual-encoder", "--config", tmp_path / "config.yaml", "--show-progress", "false") == 0
+    assert (tmp_path / "out" / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["evaluate", "/nowhere", "--model", "ENCODER"], "/nowhere/corpus.jsonl: cannot be read"),
+        (["evaluate", "COLLECTION", "--model", "/nowhere"], "there is no model folder '/nowhere'"),
+        (["evaluate", "COLLECTION", "--model", "RANKER"], "holds a cross-encoder, not a dual encoder"),
+        (["evaluate", "COLLECTION", "--model", "ENCODER", "--split", "x"], "there is no split 'x'"),
+        (["evaluate", "COLLECTION", "--model", "ENCODER", "--measures", "[MRR?]"], "unknown measure 'MRR?'"),
+        (["evaluate", "COLLECTION", "--model", "ENCODER", "--candidates", "0"], "candidates must be at least 1"),
+        (["evaluate", "COLLECTION"], "model"),
+        (["evaluate", "COLLECTION", "--model", "ENCODER", "--candidates", "few"], "candidates"),
+        (["evaluate", "COLLECTION", "--model", "ENCODER", "--colour", "red"], "colour"),
+        (["search", "COLLECTION", "?", "--model", "ENCODER"], "is no document store"),
+        (["search", "STORE", "?", "--model", "ENCODER", "--top-k", "0"], "top_k"),
+        (["index", "BAD", "STORE", "--model", "ENCODER"], "corpus.jsonl, line 1: not valid JSON"),
+        (
+            ["train-dual-encoder", "--model", "ENCODER", "--data", "COLLECTION", "--output", "OUT", "--epochs", "0"],
+            "epochs must be at least 1, but got 0",
+        ),
+        (
+            ["train-dual-encoder", "--model", "ENCODER", "--data", "COLLECTION", "--output", "ENCODER"],
+            "is there already",
+        ),
+        (["train-dual-encoder", "--config", "/nowhere.yaml"], "nowhere.yaml"),
+        (["train-cross-encoder", "--model", "ENCODER", "--data", "COLLECTION", "--output", "OUT"], "name a retriever"),
+        (["nonsense"], "nonsense"),
+        ([], "subcommand"),
+    ],
+)
+def test_a_users_mistake_is_one_sentence_and_exit_code_2(
+    arguments: list[str],
+    message: str,
+    collection_folder: Path,
+    encoder_folder: Path,
+    ranker_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "corpus.jsonl").write_text("{\n")
+    places = {
+        "COLLECTION": collection_folder,
+        "ENCODER": encoder_folder,
+        "RANKER": ranker_folder,
+        "BAD": tmp_path / "bad",
+        "STORE": tmp_path / "store",
+        "OUT": tmp_path / "out",
+    }
+    if "STORE" in arguments and arguments[0] == "search":
+        assert run("index", collection_folder, places["STORE"], "--model", encoder_folder) == 0
+        capsys.readouterr()
+    assert run(*(places.get(argument, argument) for argument in arguments)) == 2
+    error = capsys.readouterr().err
+    sentences = [line for line in error.splitlines() if "error: " in line]
+    assert len(sentences) == 1
+    assert message in sentences[0]
+    assert "Traceback" not in error
+
+
+def test_help_names_every_command_and_each_has_help_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        run("--help")
+    assert ended.value.code == 0
+    overview = capsys.readouterr().out
+    for name in COMMANDS:
+        assert name in overview
+        with pytest.raises(SystemExit) as ended:
+            run(name, "--help")
+        assert ended.value.code == 0
+        text = capsys.readouterr().out
+        assert "help" in text
+        assert "--" in text
+
+
+def test_the_overview_does_not_wait_for_torch() -> None:
+    program = (
+        "import sys; sys.argv = ['rocketqa', '--help']\nfrom rocketqa_haystack.cli.main import main\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass\nassert 'torch' not in sys.modules"
+    )
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True).returncode == 0
+
+
+def test_a_run_of_the_command_as_a_process_exits_with_2_and_no_traceback() -> None:
+    command = [sys.executable, "-m", "rocketqa_haystack.cli.main", "search", "/nowhere", "?", "--model", "x"]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 2
+    assert result.stderr == "rocketqa search: error: /nowhere is no document store; `rocketqa index` makes one\n"
+
+
+def test_groups_train_without_a_collection(collection_folder: Path, ranker_folder: Path, tmp_path: Path) -> None:
+    corpus = load_collection(collection_folder).corpus
+    with (tmp_path / "groups.jsonl").open("w") as file:
+        for number in range(4):
+            positive, negative = corpus[f"p{number}"], corpus[f"p{number + 1}"]
+            record = {
+                "query_id": str(number),
+                "query": positive.title,
+                "positive_passages": [{"docid": "p", "title": positive.title, "text": positive.text}],
+                "negative_passages": [{"docid": "n", "title": negative.title, "text": negative.text}],
+            }
+            file.write(json.dumps(record) + "\n")
+    data = ["--data", tmp_path / "groups.jsonl", "--show-progress", "false"]
+    assert run("train-cross-encoder", "--model", ranker_folder, "--output", tmp_path / "out", *data) == 0
+    assert (tmp_path / "out" / "model.safetensors").is_file()
