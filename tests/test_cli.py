@@ -112,6 +112,7 @@ def test_a_printed_configuration_is_a_configuration(
         (["evaluate", "COLLECTION", "--model", "ENCODER", "--split", "x"], "there is no split 'x'"),
         (["evaluate", "COLLECTION", "--model", "ENCODER", "--measures", "[MRR?]"], "unknown measure 'MRR?'"),
         (["evaluate", "COLLECTION", "--model", "ENCODER", "--candidates", "0"], "candidates must be at least 1"),
+        (["evaluate", "COLLECTION", "--model", "ENCODER", "--device", "gpu"], "there is no device 'gpu'"),
         (["evaluate", "COLLECTION"], "model"),
         (["evaluate", "COLLECTION", "--model", "ENCODER", "--candidates", "few"], "candidates"),
         (["evaluate", "COLLECTION", "--model", "ENCODER", "--colour", "red"], "colour"),

@@ -20,6 +20,9 @@ from haystack.document_stores.errors import DocumentStoreError
 from haystack.document_stores.in_memory import InMemoryDocumentStore
 from haystack.document_stores.types import FilterPolicy
 from haystack.utils import ComponentDevice, Secret
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Transformer
+from sentence_transformers.sentence_transformer.modules import Pooling
 
 from rocketqa_haystack import (
     CrossEncoder,
@@ -313,6 +316,19 @@ def test_pipelines_loaded_from_yaml_in_a_new_process_give_the_same_answers(
     answers = json.loads(output.strip().splitlines()[-1])
     assert [id for id, _ in answers] == [document.id for document in expected]
     np.testing.assert_allclose([score for _, score in answers], [document.score for document in expected], atol=1e-6)
+
+
+def test_a_store_that_compares_otherwise_than_the_model_is_pointed_out(
+    language_model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for similarity in ("cosine", "euclidean"):
+        modules = [Transformer(str(language_model)), Pooling(32, "mean")]
+        model = SentenceTransformer(modules=modules, device="cpu", similarity_fn_name=similarity)
+        model.save_pretrained(str(tmp_path / similarity))
+    RocketQARetriever(model=tmp_path / "cosine", document_store=FAISSDocumentStore(), device=CPU).warm_up()
+    assert "make it with similarity='cosine'" in caplog.text
+    with pytest.raises(ModelError, match="compares by euclidean"):
+        RocketQARetriever(model=tmp_path / "euclidean", document_store=FAISSDocumentStore(), device=CPU).warm_up()
 
 
 def test_without_the_import_haystacks_own_refusal_stands(encoder_folder: Path, tmp_path: Path) -> None:

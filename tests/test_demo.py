@@ -130,6 +130,6 @@ def test_a_demo_that_is_there_is_not_made_again_and_ask_opens_a_prompt(
 
 def test_the_demo_does_not_write_into_a_folder_with_other_things(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("keep")
-    with pytest.raises(FileExistsError, match="holds no whole demo"):
+    with pytest.raises(FileExistsError, match="holds other things than a demo"):
         demo_run.demo(output=tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]

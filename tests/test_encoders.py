@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,11 +19,11 @@ from sentence_transformers import CrossEncoder as SentenceTransformersCrossEncod
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Normalize, Router, Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling, StaticEmbedding
-from transformers import BertTokenizerFast
+from transformers import BertModel, BertTokenizerFast
 
 from rocketqa_haystack import CrossEncoder, DualEncoder, Passage
 from rocketqa_haystack.data import Collection
-from rocketqa_haystack.encoders import EncoderSettings, ModelError
+from rocketqa_haystack.encoders import EncoderSettings, ModelError, attention
 from rocketqa_haystack.encoders.batching import TokenizedTexts
 from rocketqa_haystack.encoders.search import exact_search
 
@@ -88,6 +90,25 @@ def test_a_model_without_a_tokenizer_matrix_works_too(language_model: Path, tmp_
     peer = SentenceTransformer(modules=[static], device="cpu")
     peer.save_pretrained(str(tmp_path / "static"))
     encoder = float32(tmp_path / "static")
+    np.testing.assert_allclose(encoder.encode_passages(TEXTS), peer.encode_document(TEXTS), atol=1e-5)
+
+
+def test_vectors_that_the_model_truncates_are_truncated(language_model: Path, tmp_path: Path) -> None:
+    modules = [Transformer(str(language_model)), Pooling(32, "mean")]
+    peer = SentenceTransformer(modules=modules, device="cpu", truncate_dim=8)
+    peer.save_pretrained(str(tmp_path / "model"))
+    encoder = DualEncoder(SentenceTransformer(str(tmp_path / "model"), device="cpu", truncate_dim=8))
+    assert encoder.encode_passages(TEXTS).shape == (len(TEXTS), 8)
+    np.testing.assert_allclose(encoder.encode_passages(TEXTS), peer.encode_document(TEXTS), atol=1e-5)
+
+
+def test_two_towers_may_have_tokenizers_of_their_own(language_model: Path, tmp_path: Path) -> None:
+    right, left = Transformer(str(language_model)), Transformer(str(language_model))
+    left.tokenizer.padding_side = "left"
+    routes = [[right, Pooling(32, "mean")], [left, Pooling(32, "mean")]]
+    peer = SentenceTransformer(modules=[Router.for_query_document(*routes)], device="cpu")
+    encoder = DualEncoder(peer)
+    np.testing.assert_allclose(encoder.encode_queries(TEXTS), peer.encode_query(TEXTS), atol=1e-5)
     np.testing.assert_allclose(encoder.encode_passages(TEXTS), peer.encode_document(TEXTS), atol=1e-5)
 
 
@@ -290,6 +311,44 @@ def test_a_broken_settings_file_is_named(encoder_folder: Path, tmp_path: Path) -
     (folder / "rocketqa.json").write_text("{")
     with pytest.raises(ModelError, match=r"rocketqa\.json"):
         DualEncoder.from_pretrained(folder)
+
+
+def test_an_unknown_device_is_named(encoder_folder: Path) -> None:
+    with pytest.raises(ModelError, match="there is no device 'gpu'; examples: cpu"):
+        DualEncoder.from_pretrained(encoder_folder, device="gpu")
+
+
+def test_chunked_attention_is_the_attention_of_transformers(language_model: Path) -> None:
+    peer = BertModel.from_pretrained(language_model, attn_implementation="eager").eval()
+    ours = BertModel.from_pretrained(language_model, attn_implementation=attention.NAME).eval()
+    ids = torch.randint(5, 300, (7, 11), generator=torch.Generator().manual_seed(0))
+    mask = (torch.arange(11) < torch.tensor([[11], [3], [1], [11], [8], [2], [5]])).long()
+    for padding in (mask, None):
+        with torch.inference_mode():
+            expected = peer(input_ids=ids, attention_mask=padding).last_hidden_state
+            whole = ours(input_ids=ids, attention_mask=padding).last_hidden_state
+            size, attention.CHUNK_SCORES = attention.CHUNK_SCORES, 2 * 4 * 11 * 11  # two texts at a time
+            chunked = ours(input_ids=ids, attention_mask=padding).last_hidden_state
+            attention.CHUNK_SCORES = size
+        torch.testing.assert_close(whole, expected, atol=1e-5, rtol=0)
+        torch.testing.assert_close(chunked, expected, atol=1e-5, rtol=0)
+
+
+LOADER = """
+import sys
+import numpy as np
+from sentence_transformers import SentenceTransformer
+np.save(sys.argv[2], SentenceTransformer(sys.argv[1], device="cpu").encode_document(["mama dada"]))
+assert "rocketqa_haystack" not in sys.modules
+"""
+
+
+def test_a_saved_folder_needs_nothing_of_ours(encoder_folder: Path, tmp_path: Path) -> None:
+    encoder = float32(encoder_folder)
+    encoder.save_pretrained(tmp_path / "saved")
+    command = [sys.executable, "-c", LOADER, str(tmp_path / "saved"), str(tmp_path / "vectors.npy")]
+    subprocess.run(command, check=True, cwd=tmp_path)
+    np.testing.assert_allclose(np.load(tmp_path / "vectors.npy"), encoder.encode_passages(["mama dada"]), atol=1e-5)
 
 
 def test_an_unknown_dtype_is_refused(encoder_folder: Path) -> None:

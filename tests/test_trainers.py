@@ -17,7 +17,9 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from sentence_transformers import CrossEncoder as SentenceTransformersCrossEncoder
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 from torch.nn import functional
+from transformers import BertTokenizerFast
 
 from rocketqa_haystack import CrossEncoder, DualEncoder, Passage, RocketQARanker, RocketQATextEmbedder
 from rocketqa_haystack.data import Collection, TrainingGroup, groups_from_collection, write_groups
@@ -111,6 +113,14 @@ def test_the_same_seed_gives_the_same_weights(encoder_folder: Path, groups: list
     first = weights(1)
     assert torch.equal(first, weights(1))
     assert not torch.equal(first, weights(2))
+
+
+def test_a_single_step_changes_the_weights(encoder_folder: Path, groups: list[TrainingGroup]) -> None:
+    trainer = DualEncoderTrainer(encoder_folder, groups, settings=TrainingSettings(batch_size=64, **FAST))
+    before = torch.cat([p.detach().flatten().clone() for p in trainer.encoder.model.parameters()])
+    assert len(trainer.train().losses) == 1
+    after = torch.cat([p.detach().flatten() for p in trainer.encoder.model.parameters()])
+    assert float((after - before).abs().max()) > 1e-6
 
 
 def test_a_folder_that_is_there_is_not_written_over(encoder_folder: Path, groups: list[TrainingGroup]) -> None:
@@ -255,6 +265,15 @@ def test_a_model_that_can_have_no_head_is_refused(collection: Collection, tmp_pa
     groups = groups_from_collection(collection, {id: ["p1"] for id in collection.queries})
     with pytest.raises(ModelError, match="neither modules"):
         CrossEncoderTrainer(tmp_path, groups)
+
+
+def test_a_model_without_a_transformer_is_refused(language_model: Path, groups: list[TrainingGroup]) -> None:
+    folder = language_model.with_name("static")
+    tokenizer = BertTokenizerFast.from_pretrained(language_model).backend_tokenizer
+    modules = [StaticEmbedding(tokenizer, embedding_dim=8)]
+    SentenceTransformer(modules=modules, device="cpu").save_pretrained(str(folder))
+    with pytest.raises(ValueError, match="has no transformer to train"):
+        DualEncoderTrainer(folder, groups)
 
 
 def test_training_data_that_cannot_train_is_refused(encoder_folder: Path, groups: list[TrainingGroup]) -> None:

@@ -72,7 +72,7 @@ class CrossEncoderTrainer:
         if not any(group.negatives for group in groups):
             raise ValueError("no training group has negatives: mine them from a retriever's top k first")
         self.settings = settings or TrainingSettings()
-        self.accelerator = Accelerator()
+        self.accelerator = Accelerator(mixed_precision="no")  # the loop has its own autocast
         self.encoder = CrossEncoder.for_training(model, device=str(self.accelerator.device), seed=self.settings.seed)
         self.encoder.settings = self.encoder.settings.updated(passage_max_length=max_length)
         self.groups = groups
@@ -131,5 +131,7 @@ class CrossEncoderTrainer:
         ]
 
     def _evaluate(self, dev: Collection) -> float:
-        run = rerank(self.encoder, dev.corpus, dev.queries, self.dev_candidates, k=50)
+        longest = max(map(len, self.dev_candidates.values()))
+        progress = self.settings.show_progress and self.accelerator.is_main_process
+        run = rerank(self.encoder, dev.corpus, dev.queries, self.dev_candidates, longest, show_progress=progress)
         return measure(run, dev.qrels, ["RR@10"])["RR@10"]

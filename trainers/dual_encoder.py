@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from rocketqa_haystack.data import Collection, Passage, TrainingGroup
 from rocketqa_haystack.encoders import DualEncoder
-from rocketqa_haystack.encoders.batching import Text
+from rocketqa_haystack.encoders.batching import Text, tokenizes_texts
 from rocketqa_haystack.encoders.dual_encoder import Side
 from rocketqa_haystack.evaluation import measure, retrieve
 from trainers.export import export
@@ -81,11 +81,13 @@ class DualEncoderTrainer:
         if temperature is not None and not temperature > 0:
             raise ValueError(f"temperature must be greater than 0, but got {temperature}")
         self.settings = settings or TrainingSettings()
-        self.accelerator = Accelerator()
+        self.accelerator = Accelerator(mixed_precision="no")  # the loop has its own autocast
         self.encoder = DualEncoder.from_pretrained(model, device=str(self.accelerator.device), dtype="float32")
         self.encoder.settings = self.encoder.settings.updated(
             query_max_length=query_max_length, passage_max_length=passage_max_length, title=title
         )
+        if not tokenizes_texts(self.encoder.model):
+            raise ValueError(f"{model} has no transformer to train")
         if self.encoder.similarity not in ("dot", "cosine"):
             raise ValueError(f"{model} compares by {self.encoder.similarity}; training needs dot or cosine")
         self.groups = groups
@@ -139,7 +141,7 @@ class DualEncoderTrainer:
     def _encode(self, texts: Sequence[Text], side: Side) -> Tensor:
         if not texts:
             return torch.zeros((0, self.encoder.dimension), device=self.accelerator.device)
-        return forward_in_batches(
+        vectors = forward_in_batches(
             self.encoder.model,
             texts,
             "sentence_embedding",
@@ -147,6 +149,7 @@ class DualEncoderTrainer:
             task=side,
             max_length=self.encoder.max_length(side),
         )
+        return vectors[:, : self.encoder.dimension]
 
     def _excluded(self, batch: Sequence[_Example], passages: Sequence[Passage]) -> Tensor:
         """True where a passage is a known positive of the query: shape [queries, passages]."""
@@ -166,5 +169,6 @@ class DualEncoderTrainer:
         return _Example(group.query, sample_positive(group, generator), negatives)
 
     def _evaluate(self, dev: Collection) -> float:
-        run = retrieve(self.encoder, dev.corpus, dev.queries, k=10)
+        progress = self.settings.show_progress and self.accelerator.is_main_process
+        run = retrieve(self.encoder, dev.corpus, dev.queries, k=10, show_progress=progress)
         return measure(run, dev.qrels, ["RR@10"])["RR@10"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -12,7 +11,6 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch import Tensor, nn
 from tqdm.auto import tqdm
-from transformers import get_linear_schedule_with_warmup
 
 from rocketqa_haystack.encoders.precision import computes_bfloat16
 from trainers.dropout import fast_dropout
@@ -71,7 +69,7 @@ class TrainingResult:
     """What a run gives back.
 
     Attributes:
-        losses: The loss of each step.
+        losses: This process's loss of each step; a contrastive loss is that of all processes' batch.
         evaluations: Steps taken and the measure then, for each evaluation; the first is before training.
         best_step: The step whose weights were kept; None where nothing was evaluated and the last ones were.
     """
@@ -112,7 +110,7 @@ def train(
     """
     # Different dropout on each process; order and sampling have generators of their own.
     set_seed(settings.seed, device_specific=True)
-    autocast = _autocast(settings, accelerator)
+    autocast = _autocast(settings, accelerator.device)
     first_epoch = batches(0)
     total = settings.epochs * len(first_epoch)
     if total == 0:
@@ -121,9 +119,7 @@ def train(
     optimizer = torch.optim.AdamW(
         _parameter_groups(model, settings.weight_decay), lr=settings.learning_rate, fused=True
     )
-    schedule = get_linear_schedule_with_warmup(  # type: ignore[no-untyped-call]
-        optimizer, math.ceil(settings.warmup_ratio * total), total
-    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _rise_and_fall(settings.warmup_ratio, total))
     due = {round(total * (i + 1) / settings.evaluations) for i in range(settings.evaluations)} if evaluate else set()
     result = TrainingResult()
     best: dict[str, Tensor] = {}
@@ -155,18 +151,17 @@ def train(
                             f"the loss is {value.item()} at step {step + 1} of {total}; "
                             "try a lower learning rate, or mixed_precision=no"
                         )
-                    accelerator.backward(value)
-                    result.losses.append(value.item())
+                    value.backward()  # type: ignore[no-untyped-call]
                 sum_gradients(parameters)
                 norm = nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm)
                 optimizer.step()
                 schedule.step()
                 optimizer.zero_grad()
+                result.losses.append(0.0 if value is None else value.item())
                 step += 1
                 progress.update()
                 shown: dict[str, Any] = {"lr": f"{schedule.get_last_lr()[0]:.1e}", "norm": f"{float(norm):.2f}"}
-                if result.losses:
-                    shown["loss"] = f"{result.losses[-1]:.4f}"
+                shown["loss"] = f"{result.losses[-1]:.4f}"
                 if result.evaluations:
                     shown["dev"] = f"{result.evaluations[-1][1]:.4f}"
                 progress.set_postfix(shown, refresh=False)
@@ -178,13 +173,22 @@ def train(
     return result
 
 
-def _autocast(settings: TrainingSettings, accelerator: Accelerator) -> torch.autocast:
-    """The precision of the forward pass; `auto` follows `accelerate launch --mixed_precision` where it was given."""
+def _autocast(settings: TrainingSettings, device: torch.device) -> torch.autocast:
+    """The precision of the forward pass."""
     chosen = settings.mixed_precision
     if chosen == "auto":
-        native = accelerator.mixed_precision == "bf16" or computes_bfloat16(accelerator.device)
-        chosen = "bf16" if native else "no"
-    return torch.autocast(accelerator.device.type, dtype=torch.bfloat16, enabled=chosen == "bf16")
+        chosen = "bf16" if computes_bfloat16(device) else "no"
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=chosen == "bf16")
+
+
+def _rise_and_fall(warmup_ratio: float, total: int) -> Callable[[int], float]:
+    """Factors of the learning rate: up to 1 over the warm-up, down towards 0 over the rest; no step's is 0."""
+    warmup = int(warmup_ratio * total)
+
+    def factor(step: int) -> float:
+        return (step + 1) / (warmup + 1) if step < warmup else (total - step) / (total - warmup)
+
+    return factor
 
 
 def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

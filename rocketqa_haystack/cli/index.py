@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from rocketqa_haystack.data import Passage
-    from rocketqa_haystack.encoders import DualEncoder
 
 WRITE_SIZE = 4_096
 
@@ -40,16 +39,15 @@ def index(
     from tqdm.auto import tqdm
 
     from rocketqa_haystack.data import read_corpus
-    from rocketqa_haystack.data.files import read_lines
     from rocketqa_haystack.document_stores.faiss import FAISSDocumentStore
     from rocketqa_haystack.encoders import DualEncoder
 
     file = corpus / "corpus.jsonl" if corpus.is_dir() else corpus
     encoder = DualEncoder.from_pretrained(model, dtype=dtype, device=device)
-    total = sum(1 for _ in read_lines(file))
+    total = sum(1 for _ in read_corpus(file))  # a bad line stops here, before the work
     written = 0
     with (
-        FAISSDocumentStore(path=store, similarity=store_similarity(encoder)) as document_store,
+        FAISSDocumentStore(path=store, similarity=encoder.store_similarity) as document_store,
         tqdm(total=total, desc="Indexing", unit="passage") as progress,
     ):
         for chunk in _chunks(read_corpus(file)):
@@ -57,18 +55,8 @@ def index(
             documents = [Document(id=id, content=p.text, meta={"title": p.title}) for id, p in chunk]
             written += document_store.write_vectors(documents, vectors, policy=DuplicatePolicy[duplicates.upper()])
             progress.update(len(chunk))
+        progress.close()
         print(f"{written} passages written; {document_store.count_documents()} in {store}")
-
-
-def store_similarity(encoder: DualEncoder) -> Literal["cosine", "inner_product"]:
-    """How a store compares the vectors of an encoder.
-
-    Raises:
-        ValueError: The encoder's similarity is one that the store does not have.
-    """
-    if encoder.similarity not in ("cosine", "dot"):
-        raise ValueError(f"this model compares by {encoder.similarity}; the store has dot products and cosines")
-    return "cosine" if encoder.similarity == "cosine" else "inner_product"
 
 
 def _chunks(items: Iterator[tuple[str, Passage]]) -> Iterator[list[tuple[str, Passage]]]:

@@ -58,7 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
         print("\nstopped", file=sys.stderr)
         return 130
     except _users_mistakes() as error:
-        print(f"rocketqa {name}: error: {error}", file=sys.stderr)
+        print(f"rocketqa {name}: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     return 0
 
@@ -128,10 +128,11 @@ def _run(name: str, options: Namespace) -> None:
 
 
 def _users_mistakes() -> tuple[type[Exception], ...]:
+    from haystack.core.errors import PipelineError
     from haystack.document_stores.errors import DocumentStoreError
     from haystack.errors import FilterError
 
-    return ValueError, OSError, ImportError, FloatingPointError, DocumentStoreError, FilterError
+    return ValueError, OSError, ImportError, FloatingPointError, DocumentStoreError, FilterError, PipelineError
 
 
 def quiet_libraries() -> None:

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rocketqa_haystack.cli.index import store_similarity
-
 
 def search(
     store: Path,
@@ -42,7 +40,7 @@ def search(
         raise ValueError(f"{store} is no document store; `rocketqa index` makes one")
     encoder = DualEncoder.from_pretrained(model, dtype=dtype, device=device)
     vector = encoder.encode_queries([question])[0]
-    with FAISSDocumentStore(path=store, similarity=store_similarity(encoder)) as document_store:
+    with FAISSDocumentStore(path=store, similarity=encoder.store_similarity) as document_store:
         documents = document_store.embedding_retrieval(vector, top_k=candidates if ranker else top_k)
     if ranker is not None:
         reranker = RocketQARanker(

@@ -77,7 +77,7 @@ class RocketQADocumentEmbedder:
         :raises ValueError: If `dtype` is unknown.
         """
         self._options = ModelOptions(model, device, token, dtype, revision, local_files_only, trust_remote_code)
-        self.meta_fields_to_embed = TITLE_FIELDS if meta_fields_to_embed is None else meta_fields_to_embed
+        self.meta_fields_to_embed = list(TITLE_FIELDS if meta_fields_to_embed is None else meta_fields_to_embed)
         self.embedding_separator = embedding_separator
         self.progress_bar = progress_bar
         self._encoder: DualEncoder | None = None

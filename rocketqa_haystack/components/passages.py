@@ -9,7 +9,7 @@ from haystack import Document
 
 from rocketqa_haystack.data import Passage
 
-TITLE_FIELDS = ["title"]
+TITLE_FIELDS = ("title",)
 
 
 def to_passages(documents: Sequence[Document], title_fields: Sequence[str], separator: str) -> list[Passage]:

@@ -101,7 +101,7 @@ class RocketQARanker:
         check_top_k(top_k)
         self._options = ModelOptions(model, device, token, dtype, revision, local_files_only, trust_remote_code)
         self.top_k = top_k
-        self.meta_fields_to_embed = TITLE_FIELDS if meta_fields_to_embed is None else meta_fields_to_embed
+        self.meta_fields_to_embed = list(TITLE_FIELDS if meta_fields_to_embed is None else meta_fields_to_embed)
         self.embedding_separator = embedding_separator
         self.scale_score = scale_score
         self.score_threshold = score_threshold

@@ -145,16 +145,12 @@ class RocketQARetriever:
         """
         Loads the model.
 
-        :raises ModelError: If there is no such model, or it is no dual encoder.
+        :raises ModelError: If there is no such model, it is no dual encoder, or the store lacks its similarity.
         """
         if self._encoder is None:
             self._encoder = DualEncoder.from_pretrained(**self._options.from_pretrained_arguments())
-            if self._encoder.similarity == "cosine" and not self._encoder.normalizes and self._store_takes_lengths():
-                logger.warning(
-                    "{model} compares by cosine and its vectors have different lengths, but the store compares by "
-                    "inner product: make it with similarity='cosine'.",
-                    model=self._options.model,
-                )
+            if self.document_store is not None:
+                _check_similarity(self._encoder, self.document_store, self._options.model)
         if hasattr(self._search, "warm_up"):
             self._search.warm_up()
 
@@ -195,9 +191,6 @@ class RocketQARetriever:
             result = await asyncio.to_thread(self._search.run, **arguments)
         return {"documents": result["documents"]}
 
-    def _store_takes_lengths(self) -> bool:
-        return self.document_store is not None and self.document_store.similarity == "inner_product"
-
     def _search_arguments(self, query: str, filters: dict[str, Any] | None, top_k: int | None) -> dict[str, Any]:
         check_query(query, "RocketQARetriever")
         top_k = self.top_k if top_k is None else top_k
@@ -209,3 +202,14 @@ class RocketQARetriever:
             "filters": apply_filter_policy(self.filter_policy, self.filters, filters),
             "top_k": top_k,
         }
+
+
+def _check_similarity(encoder: DualEncoder, store: FAISSDocumentStore, model: str) -> None:
+    needed = encoder.store_similarity
+    if needed != store.similarity and not encoder.normalizes:
+        logger.warning(
+            "{model} compares by {needed}, but the store by {found}: make it with similarity='{needed}'.",
+            model=model,
+            needed=needed,
+            found=store.similarity,
+        )

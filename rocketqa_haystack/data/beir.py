@@ -104,7 +104,7 @@ def read_qrels(path: str | Path) -> Qrels:
     qrels: Qrels = {}
     for number, line in read_lines(path):
         fields = line.split("\t") if "\t" in line else line.split()
-        if number == 1 and not fields[-1].lstrip("-").isdigit():
+        if not qrels and fields[0].lower() in ("query-id", "query_id", "qid"):
             continue  # the header
         if len(fields) == 4:
             fields = [fields[0], *fields[2:]]

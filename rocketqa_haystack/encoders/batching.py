@@ -130,9 +130,17 @@ def tokenize(
             columns[name] = np.fromiter(flat, dtype=np.int32, count=int(lengths.sum()))
         else:
             extra[name] = value
-    tokenizer = model.tokenizer
+    tokenizer = _tokenizer(model, task)
     padding = dict.fromkeys(columns, 0)
     padding["input_ids"] = tokenizer.pad_token_id or 0
     if "token_type_ids" in columns:
         padding["token_type_ids"] = tokenizer.pad_token_type_id
     return TokenizedTexts(lengths, columns, padding, tokenizer.padding_side == "left", extra)
+
+
+def _tokenizer(model: BaseModel, task: str | None) -> PreTrainedTokenizerBase:
+    """Two towers may have different tokenizers."""
+    first = model[0]
+    if isinstance(first, Router) and task in first.sub_modules:
+        first = next(iter(first.sub_modules[task].children()))
+    return first.tokenizer

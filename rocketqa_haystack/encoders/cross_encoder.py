@@ -17,7 +17,7 @@ from transformers import set_seed
 from rocketqa_haystack.data import Passage, as_passage
 from rocketqa_haystack.encoders.engine import CHUNK_SIZE, run_model
 from rocketqa_haystack.encoders.errors import ModelError
-from rocketqa_haystack.encoders.loading import is_folder, kind_of_folder, load_model
+from rocketqa_haystack.encoders.loading import kind_of, load_model
 from rocketqa_haystack.encoders.settings import EncoderSettings, save_settings
 
 #: A query and the passage to judge.
@@ -80,7 +80,7 @@ class CrossEncoder:
             ModelError: There is no such model, or it can have no head (two towers, static embeddings).
         """
         set_seed(seed)
-        trained = not is_folder(str(model)) or kind_of_folder(Path(model)) == "cross-encoder"
+        trained = kind_of(str(model)) == "cross-encoder"
         loaded, settings = load_model(
             SentenceTransformersCrossEncoder if trained else partial(SentenceTransformersCrossEncoder, num_labels=1),
             "cross-encoder",
@@ -115,10 +115,11 @@ class CrossEncoder:
         return pair[0], f"{passage.title} {passage.text}" if passage.title else passage.text
 
     def score(self, pairs: Iterable[Pair], *, show_progress: bool = False) -> NDArray[np.float32]:
-        """Relevance under the model's own activation, as sentence-transformers' `predict` gives it.
+        """Relevance as a number.
 
         Returns:
-            Scores of shape [number of pairs]. With two outputs, the probability of the second (relevant) class.
+            Scores of shape [number of pairs]. With one output, it under the model's own activation, as
+            sentence-transformers' `predict` gives it; with two, the softmax probability of the second (relevant).
 
         Raises:
             TypeError: A pair is not (string, passage).

@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 from rocketqa_haystack.data import Passage, as_passage
 from rocketqa_haystack.encoders.batching import Text, tokenizes_texts
 from rocketqa_haystack.encoders.engine import CHUNK_SIZE, run_model
+from rocketqa_haystack.encoders.errors import ModelError
 from rocketqa_haystack.encoders.loading import load_model
 from rocketqa_haystack.encoders.settings import EncoderSettings, save_settings
 
@@ -91,6 +92,17 @@ class DualEncoder:
     def similarity(self) -> str:
         """The model's own similarity: `dot`, `cosine`, `euclidean` or `manhattan`."""
         return self.model.similarity_fn_name
+
+    @property
+    def store_similarity(self) -> Literal["inner_product", "cosine"]:
+        """How a vector store must compare the vectors.
+
+        Raises:
+            ModelError: The model's similarity is neither a dot product nor a cosine.
+        """
+        if self.similarity not in ("dot", "cosine"):
+            raise ModelError(f"this model compares by {self.similarity}; vector stores have dot products and cosines")
+        return "cosine" if self.similarity == "cosine" else "inner_product"
 
     @property
     def normalizes(self) -> bool:
@@ -213,4 +225,5 @@ def _collect(chunks: Iterator[NDArray[np.float32]], source: object, dimension: i
             vectors.resize((2 * len(vectors) + len(chunk), dimension), refcheck=False)
         vectors[filled : filled + len(chunk)] = chunk
         filled += len(chunk)
-    return vectors[:filled]
+    vectors.resize((filled, dimension), refcheck=False)
+    return vectors

@@ -48,6 +48,7 @@ def run_model(
     with torch.inference_mode():
         for batch in tokens.batches(token_budget_for(device)):
             result = model(tokens.features(batch, device), **forward_options)[output]
-            out[batch] = result.reshape(len(batch), -1).float().cpu().numpy()
+            # A model that truncates its vectors does so after its forward pass.
+            out[batch] = result.reshape(len(batch), -1)[:, : out.shape[1]].float().cpu().numpy()
             if progress is not None:
                 progress.update(len(batch))

@@ -19,7 +19,7 @@ from rocketqa_haystack.encoders.precision import resolve_dtype
 from rocketqa_haystack.encoders.settings import FILE_NAME, EncoderSettings, parse_settings
 
 Kind = Literal["dual encoder", "cross-encoder"]
-FolderKind = Literal["dual encoder", "cross-encoder", "language model"]
+FoundKind = Literal["dual encoder", "cross-encoder", "language model"]
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -50,12 +50,12 @@ def load_model(
             or an id that cannot be loaded from the Hugging Face Hub.
     """
     name = str(model)
-    target = torch.device(device) if device is not None else _default_device()
-    if is_folder(name) and not new_head:
-        check_folder(Path(name), kind)
-    model_kwargs: dict[str, Any] = {"dtype": resolve_dtype(dtype, target), "use_safetensors": True}
+    target = _device(device)
     hub: dict[str, Any] = {"token": token, "revision": revision, "local_files_only": local_files_only}
+    model_kwargs: dict[str, Any] = {"dtype": resolve_dtype(dtype, target), "use_safetensors": True}
     try:
+        if not new_head:
+            check_kind(name, kind, **hub)
         loaded = model_class(
             name, device=str(target), trust_remote_code=trust_remote_code, model_kwargs=model_kwargs, **hub
         )
@@ -97,43 +97,65 @@ def is_folder(name: str) -> bool:
     return False
 
 
-def check_folder(folder: Path, kind: Kind) -> None:
-    """Refuses a folder that holds no model, one of the other kind, or weights that only pickle can read.
+def check_kind(name: str, kind: Kind, **hub: Any) -> None:
+    """Refuses a model of the other kind, and a folder whose weights only pickle can read.
 
     Raises:
-        ModelError: With the folder's name and what is wrong.
+        ModelError: With the model's name and what is wrong.
     """
-    found = kind_of_folder(folder)
+    found = kind_of(name, **hub)
     # A language model can be read as a dual encoder: its token states are pooled. It has nothing to score pairs with.
     if found != kind and not (found == "language model" and kind == "dual encoder"):
-        raise ModelError(f"{folder} holds a {found}, not a {kind}")
-    for pickled in folder.rglob("pytorch_model.bin"):
-        if not pickled.with_name("model.safetensors").is_file():
-            raise ModelError(f"{pickled} is a pickle and is not read; save the model's weights as safetensors")
+        raise ModelError(f"{name} holds a {found}, not a {kind}")
+    if is_folder(name):
+        for pickled in Path(name).rglob("pytorch_model.bin"):
+            if not pickled.with_name("model.safetensors").is_file():
+                raise ModelError(f"{pickled} is a pickle and is not read; save the model's weights as safetensors")
 
 
-def kind_of_folder(folder: Path) -> FolderKind:
-    """What kind of model a folder holds, by its configuration.
+def kind_of(name: str, **hub: Any) -> FoundKind:
+    """What kind of model a folder or a Hugging Face id is, by its configuration.
+
+    Args:
+        name: The folder or id.
+        hub: `token`, `revision` and `local_files_only`, as for `load_model`.
 
     Raises:
-        ModelError: It holds none.
+        ModelError: It is none.
     """
-    if not (folder / "config.json").is_file() and not (folder / "modules.json").is_file():
-        raise ModelError(f"{folder} is no model folder: it has neither modules.json nor config.json")
-    declared = _read_json(folder / "config_sentence_transformers.json").get("model_type")
+    modules, config = _file(name, "modules.json", **hub), _file(name, "config.json", **hub)
+    if modules is None and config is None:
+        if is_folder(name):
+            raise ModelError(f"{name} is no model folder: it has neither modules.json nor config.json")
+        raise ModelError(
+            f"model {name!r} is no folder here, and could not be loaded from the Hugging Face Hub: "
+            "neither modules.json nor config.json is to be had"
+        )
+    declared = _read_json(_file(name, "config_sentence_transformers.json", **hub)).get("model_type")
     if declared is not None:
-        kinds: dict[str, FolderKind] = {"SentenceTransformer": "dual encoder", "CrossEncoder": "cross-encoder"}
+        kinds: dict[str, FoundKind] = {"SentenceTransformer": "dual encoder", "CrossEncoder": "cross-encoder"}
         if declared not in kinds:
-            raise ModelError(f"{folder} holds a {declared}, which is neither a dual encoder nor a cross-encoder")
+            raise ModelError(f"{name} holds a {declared}, which is neither a dual encoder nor a cross-encoder")
         return kinds[declared]
-    if (folder / "modules.json").is_file():
-        return "dual encoder"  # folders from before cross-encoders had modules
-    architectures = _read_json(folder / "config.json").get("architectures") or [""]
+    if modules is not None:
+        return "dual encoder"  # saved before cross-encoders had modules
+    architectures = _read_json(config).get("architectures") or [""]
     return "cross-encoder" if architectures[0].endswith("ForSequenceClassification") else "language model"
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
+def _file(name: str, file: str, **hub: Any) -> Path | None:
+    """A file of a model, from its folder or from the Hub's cache; None where there is none."""
+    if is_folder(name):
+        path = Path(name) / file
+        return path if path.is_file() else None
+    try:
+        return Path(hf_hub_download(name, file, **hub))
+    except (EntryNotFoundError, LocalEntryNotFoundError):
+        return None
+
+
+def _read_json(path: Path | None) -> dict[str, Any]:
+    if path is None:
         return {}
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
@@ -144,21 +166,17 @@ def _read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def _load_settings(name: str, token: str | None, revision: str | None, local_files_only: bool) -> EncoderSettings:
-    path = Path(name) / FILE_NAME
-    if not Path(name).is_dir():
+def _load_settings(name: str, **hub: Any) -> EncoderSettings:
+    path = _file(name, FILE_NAME, **hub)
+    return EncoderSettings(title="join") if path is None else parse_settings(path.read_text(encoding="utf-8"), path)
+
+
+def _device(device: str | None) -> torch.device:
+    if device is not None:
         try:
-            path = Path(
-                hf_hub_download(name, FILE_NAME, token=token, revision=revision, local_files_only=local_files_only)
-            )
-        except (EntryNotFoundError, LocalEntryNotFoundError):
-            return EncoderSettings(title="join")
-    if not path.is_file():
-        return EncoderSettings(title="join")
-    return parse_settings(path.read_text(encoding="utf-8"), path)
-
-
-def _default_device() -> torch.device:
+            return torch.device(device)
+        except RuntimeError as error:
+            raise ModelError(f"there is no device {device!r}; examples: cpu, cuda, cuda:1, mps") from error
     if torch.accelerator.is_available() and (accelerator := torch.accelerator.current_accelerator()) is not None:
         return torch.device(accelerator)
     return torch.device("cpu")

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from sentence_transformers.util import SimilarityFunction
+from torch.nn.functional import normalize
 
 #: Similarities computed at a time, about 128 MiB as float32.
 BLOCK = 32 * 1024 * 1024
@@ -28,11 +29,14 @@ def exact_search(
     k = min(k, len(passages))
     scores = np.empty((len(queries), k), dtype=np.float32)
     positions = np.empty((len(queries), k), dtype=np.int64)
+    query_tensor, passage_tensor = torch.from_numpy(queries), torch.from_numpy(passages)
+    if similarity == "cosine":  # scaled once, not again with every block
+        query_tensor, passage_tensor = normalize(query_tensor, dim=1), normalize(passage_tensor, dim=1)
+        similarity = "dot"
     compare = SimilarityFunction.to_similarity_fn(similarity)
-    passage_tensor = torch.from_numpy(passages)
     rows = max(1, BLOCK // max(1, len(passages)))
     for start in range(0, len(queries), rows):
-        block = compare(torch.from_numpy(queries[start : start + rows]), passage_tensor)
+        block = compare(query_tensor[start : start + rows], passage_tensor)
         top = block.topk(k, dim=1)
         scores[start : start + rows] = top.values.numpy()
         positions[start : start + rows] = top.indices.numpy()

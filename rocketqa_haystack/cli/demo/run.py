@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -13,7 +14,6 @@ from numpy.typing import NDArray
 from rocketqa_haystack import FAISSDocumentStore, RocketQARanker, RocketQARetriever
 from rocketqa_haystack.cli.demo.encoder import small_encoder
 from rocketqa_haystack.cli.demo.questions import demo_collections
-from rocketqa_haystack.cli.index import store_similarity
 from rocketqa_haystack.cli.search import print_passages
 from rocketqa_haystack.data import Collection, Passage, groups_from_collection
 from rocketqa_haystack.data.files import atomic_write
@@ -33,6 +33,9 @@ CANDIDATES = 50
 
 #: One over the retriever's training temperature: the scale on which its cosines are logits, as the re-ranker's are.
 RETRIEVER_WEIGHT = 20.0
+
+#: What a demo's folder holds before its pipeline.yaml.
+PARTS = {"retriever", "ranker", "store"}
 
 SAMPLE_QUESTIONS = (
     "how do I find out how much space is left on a disk?",
@@ -71,11 +74,15 @@ def demo(output: Path = Path("rocketqa-demo"), ask: bool = False, seed: int = 0)
 def build(output: Path, collections: Mapping[str, Collection], encoder: Path, seed: int) -> None:
     """Trains, measures and writes the demo's folder; `pipeline.yaml`, written last, says that it is whole.
 
+    What an interrupted demo left behind is made anew.
+
     Raises:
-        FileExistsError: The folder is there already and is not empty.
+        FileExistsError: The folder holds anything else.
     """
-    if output.exists() and not (output.is_dir() and not any(output.iterdir())):
-        raise FileExistsError(f"{output} is there already and holds no whole demo; remove it or choose another")
+    if output.exists() and not (output.is_dir() and {path.name for path in output.iterdir()} <= PARTS):
+        raise FileExistsError(f"{output} is there already and holds other things than a demo; choose another folder")
+    for part in PARTS:
+        shutil.rmtree(output / part, ignore_errors=True)
     begin = time.perf_counter()
     corpus, train = collections["train"].corpus, collections["train"]
     asked = {**collections["dev"].queries, **collections["test"].queries}
@@ -104,7 +111,7 @@ def build(output: Path, collections: Mapping[str, Collection], encoder: Path, se
     vectors = retriever.encode_passages(list(corpus.values()), show_progress=True)
     record("tuned retriever", retrieve(retriever, corpus, asked, CANDIDATES, vectors=vectors), start)
 
-    mined = retrieve(retriever, corpus, train.queries, CANDIDATES, vectors=vectors)
+    mined = retrieve(retriever, corpus, train.queries, CANDIDATES, vectors=vectors, show_progress=True)
     CrossEncoderTrainer(
         encoder,
         groups_from_collection(train, {query_id: list(scores) for query_id, scores in mined.items()}),
@@ -125,17 +132,13 @@ def build(output: Path, collections: Mapping[str, Collection], encoder: Path, se
     )
     record("tuned retriever + re-ranker", reranked, start)
 
-    write_pipeline(output, corpus, vectors, store_similarity(retriever))
+    write_pipeline(output, corpus, vectors, retriever.store_similarity)
     for split in ("dev", "test"):
         qrels = collections[split].qrels
-        rows = {
-            name: {
-                **measure({id: run[id] for id in qrels}, qrels, DEFAULT_MEASURES),
-                "seconds": seconds[name],
-            }
-            for name, run in runs.items()
-        }
+        rows = {name: measure({id: run[id] for id in qrels}, qrels, DEFAULT_MEASURES) for name, run in runs.items()}
         print(f"\n{split}, {len(qrels)} questions\n{format_table(rows)}")
+    print(f"\nFrom the texts to the ranking of all {len(asked)} questions, in seconds: ", end="")
+    print(", ".join(f"{name} {value:.1f}" for name, value in seconds.items()))
     print(f"\nDone in {time.perf_counter() - begin:.0f} seconds.", flush=True)
 
 
