@@ -372,3 +372,5 @@ def test_exact_search_finds_the_nearest_by_every_similarity(similarity: str, col
     np.testing.assert_array_equal(positions, np.argsort(-expected, axis=1)[:, :6])
     np.testing.assert_allclose(scores, np.sort(-expected, axis=1)[:, :6] * -1, atol=1e-5)
     assert exact_search(queries, passages[:3], 6)[1].shape == (7, 3)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        np.testing.assert_array_equal(exact_search(queries, passages, 6, similarity=similarity)[0], scores)

@@ -74,7 +74,7 @@ class CrossEncoderTrainer:
         self.settings = settings or TrainingSettings()
         self.accelerator = Accelerator(mixed_precision="no")  # the loop has its own autocast
         self.encoder = CrossEncoder.for_training(model, device=str(self.accelerator.device), seed=self.settings.seed)
-        self.encoder.settings = self.encoder.settings.updated(passage_max_length=max_length)
+        self.encoder.change_settings(passage_max_length=max_length)
         self.groups = groups
         self.dev = dev
         self.dev_candidates = dev_candidates or {}

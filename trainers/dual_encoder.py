@@ -83,7 +83,7 @@ class DualEncoderTrainer:
         self.settings = settings or TrainingSettings()
         self.accelerator = Accelerator(mixed_precision="no")  # the loop has its own autocast
         self.encoder = DualEncoder.from_pretrained(model, device=str(self.accelerator.device), dtype="float32")
-        self.encoder.settings = self.encoder.settings.updated(
+        self.encoder.change_settings(
             query_max_length=query_max_length, passage_max_length=passage_max_length, title=title
         )
         if not tokenizes_texts(self.encoder.model):

@@ -140,7 +140,8 @@ def tokenize(
 
 def _tokenizer(model: BaseModel, task: str | None) -> PreTrainedTokenizerBase:
     """Two towers may have different tokenizers."""
-    first = model[0]
-    if isinstance(first, Router) and task in first.sub_modules:
+    first: Any = model[0]
+    if isinstance(first, Router) and task is not None and task in first.sub_modules:
         first = next(iter(first.sub_modules[task].children()))
-    return first.tokenizer
+    tokenizer: PreTrainedTokenizerBase = first.tokenizer
+    return tokenizer

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sized
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from rocketqa_haystack.data import Passage, as_passage
 from rocketqa_haystack.encoders.engine import CHUNK_SIZE, run_model
 from rocketqa_haystack.encoders.errors import ModelError
 from rocketqa_haystack.encoders.loading import kind_of, load_model
-from rocketqa_haystack.encoders.settings import EncoderSettings, save_settings
+from rocketqa_haystack.encoders.settings import EncoderSettings, check_lengths, save_settings
 
 #: A query and the passage to judge.
 Pair = tuple[str, Passage | str]
@@ -39,7 +40,20 @@ class CrossEncoder:
         if model.num_labels not in (1, 2):
             raise ModelError(f"a re-ranker has one or two outputs; this cross-encoder has {model.num_labels}")
         self.model = model
-        self.settings = settings or EncoderSettings(title="join")
+        self.settings = check_lengths(settings or EncoderSettings(title="join"), self._positions)
+
+    def change_settings(self, **changes: int | str | None) -> None:
+        """Takes those changes of the settings that are not None.
+
+        Raises:
+            ModelError: A length is greater than the model can read.
+            ValueError: A value makes no sense.
+        """
+        self.settings = check_lengths(self.settings.updated(**changes), self._positions)
+
+    @property
+    def _positions(self) -> int | None:
+        return getattr(self.model.config, "max_position_embeddings", None)
 
     @classmethod
     def from_pretrained(
@@ -157,7 +171,7 @@ class CrossEncoder:
         if self.settings != EncoderSettings(title="join"):
             save_settings(folder, self.settings)
 
-    def _chunk_logits(self, chunk: list[tuple[str, str]], progress: tqdm[object]) -> NDArray[np.float32]:
+    def _chunk_logits(self, chunk: list[tuple[str, str]], progress: tqdm[Any]) -> NDArray[np.float32]:
         outputs = np.empty((len(chunk), self.model.num_labels), dtype=np.float32)
         run_model(
             self.model,

@@ -19,7 +19,7 @@ from rocketqa_haystack.encoders.batching import Text, tokenizes_texts
 from rocketqa_haystack.encoders.engine import CHUNK_SIZE, run_model
 from rocketqa_haystack.encoders.errors import ModelError
 from rocketqa_haystack.encoders.loading import load_model
-from rocketqa_haystack.encoders.settings import EncoderSettings, save_settings
+from rocketqa_haystack.encoders.settings import EncoderSettings, check_lengths, save_settings
 
 Side = Literal["query", "document"]
 Item = TypeVar("Item")
@@ -38,8 +38,21 @@ class DualEncoder:
 
     def __init__(self, model: SentenceTransformer, settings: EncoderSettings | None = None) -> None:
         self.model = model
-        self.settings = settings or EncoderSettings(title="join")
+        self.settings = check_lengths(settings or EncoderSettings(title="join"), self._positions)
         self._batched = tokenizes_texts(model)
+
+    def change_settings(self, **changes: int | str | None) -> None:
+        """Takes those changes of the settings that are not None.
+
+        Raises:
+            ModelError: A length is greater than the model can read.
+            ValueError: A value makes no sense.
+        """
+        self.settings = check_lengths(self.settings.updated(**changes), self._positions)
+
+    @property
+    def _positions(self) -> int | None:
+        return getattr(self.model.config, "max_position_embeddings", None)
 
     @classmethod
     def from_pretrained(

@@ -36,7 +36,8 @@ def exact_search(
     compare = SimilarityFunction.to_similarity_fn(similarity)
     rows = max(1, BLOCK // max(1, len(passages)))
     for start in range(0, len(queries), rows):
-        block = compare(query_tensor[start : start + rows], passage_tensor)
+        with torch.autocast("cpu", enabled=False):  # a training run's precision is not the search's
+            block = compare(query_tensor[start : start + rows], passage_tensor)
         top = block.topk(k, dim=1)
         scores[start : start + rows] = top.values.numpy()
         positions[start : start + rows] = top.indices.numpy()

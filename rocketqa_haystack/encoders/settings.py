@@ -47,6 +47,23 @@ class EncoderSettings:
         return replace(self, **{name: value for name, value in changes.items() if value is not None})  # type: ignore[arg-type]
 
 
+def check_lengths(settings: EncoderSettings, positions: int | None) -> EncoderSettings:
+    """The settings, if the model has a position for every token that they allow.
+
+    Args:
+        settings: The settings.
+        positions: `max_position_embeddings` of the model's configuration; None where it has no such limit.
+
+    Raises:
+        ModelError: A length is greater.
+    """
+    for name in ("query_max_length", "passage_max_length"):
+        value = getattr(settings, name)
+        if value is not None and positions is not None and value > positions:
+            raise ModelError(f"{name} is {value}, but the model reads {positions} tokens at most")
+    return settings
+
+
 def parse_settings(text: str, source: str | Path) -> EncoderSettings:
     """The settings in the text of a `rocketqa.json`.
 
