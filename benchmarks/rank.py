@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--ranker", type=Path)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--queries", type=int, default=40, help="timed in a round")
-    parser.add_argument("--judged-queries", type=int, default=400, help="over which RR@10 is compared")
+    parser.add_argument("--judged-queries", type=int, default=250, help="over which RR@10 is compared")
     arguments = parser.parse_args()
     quiet_libraries()
     test = load_collection(arguments.collection)

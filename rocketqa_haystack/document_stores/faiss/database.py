@@ -274,7 +274,9 @@ class Database:
             raise
 
     def _prepare(self) -> None:
-        if not self._is_ours():
+        with self.transaction():  # its three questions must be about one state: another process may be making it
+            ours = self._is_ours()
+        if not ours:
             self._connection.execute("PRAGMA journal_mode = WAL")
             self._connection.execute("BEGIN IMMEDIATE")
             if not self._is_ours():  # another process may have been faster
