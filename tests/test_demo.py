@@ -141,3 +141,7 @@ def test_the_demo_does_not_write_into_a_folder_with_other_things(tmp_path: Path)
     with pytest.raises(FileExistsError, match="holds other things than a demo"):
         demo_run.demo(output=tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+    (tmp_path / "mine.txt").rename(tmp_path / "store")  # a name that a demo's folder has too
+    with pytest.raises(FileExistsError, match="holds other things than a demo"):
+        demo_run.demo(output=tmp_path)
+    assert (tmp_path / "store").read_text() == "keep"

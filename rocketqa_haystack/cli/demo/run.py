@@ -21,7 +21,7 @@ from rocketqa_haystack.encoders import CrossEncoder, DualEncoder
 from rocketqa_haystack.evaluation import BM25, DEFAULT_MEASURES, Run, format_table, measure, rerank, retrieve
 from trainers import CrossEncoderTrainer, DualEncoderTrainer, TrainingSettings
 
-#: Settings of the two trainings, chosen on the dev questions.
+#: Settings of the two trainings.
 RETRIEVER = {"epochs": 6, "batch_size": 32, "learning_rate": 5e-5, "evaluations": 0}
 RANKER = {"epochs": 3, "batch_size": 32, "learning_rate": 1e-4, "evaluations": 0}
 PASSAGE_LENGTH = 128
@@ -34,8 +34,8 @@ CANDIDATES = 50
 #: One over the retriever's training temperature: the scale on which its cosines are logits, as the re-ranker's are.
 RETRIEVER_WEIGHT = 20.0
 
-#: What a demo's folder holds before its pipeline.yaml.
-PARTS = {"retriever", "ranker", "store"}
+#: Marks a folder that a demo began and has not ended; nothing but such a folder is ever removed.
+UNFINISHED = ".unfinished-demo"
 
 SAMPLE_QUESTIONS = (
     "how do I find out how much space is left on a disk?",
@@ -79,10 +79,13 @@ def build(output: Path, collections: Mapping[str, Collection], encoder: Path, se
     Raises:
         FileExistsError: The folder holds anything else.
     """
-    if output.exists() and not (output.is_dir() and {path.name for path in output.iterdir()} <= PARTS):
+    unfinished = output / UNFINISHED
+    if unfinished.is_file():
+        shutil.rmtree(output)
+    if output.exists() and not (output.is_dir() and not any(output.iterdir())):
         raise FileExistsError(f"{output} is there already and holds other things than a demo; choose another folder")
-    for part in PARTS:
-        shutil.rmtree(output / part, ignore_errors=True)
+    output.mkdir(parents=True, exist_ok=True)
+    unfinished.touch()
     begin = time.perf_counter()
     corpus, train = collections["train"].corpus, collections["train"]
     asked = {**collections["dev"].queries, **collections["test"].queries}
@@ -133,6 +136,7 @@ def build(output: Path, collections: Mapping[str, Collection], encoder: Path, se
     record("tuned retriever + re-ranker", reranked, start)
 
     write_pipeline(output, corpus, vectors, retriever.store_similarity)
+    unfinished.unlink()
     for split in ("dev", "test"):
         qrels = collections[split].qrels
         rows = {name: measure({id: run[id] for id in qrels}, qrels, DEFAULT_MEASURES) for name, run in runs.items()}
