@@ -318,20 +318,22 @@ def test_an_unknown_device_is_named(encoder_folder: Path) -> None:
         DualEncoder.from_pretrained(encoder_folder, device="gpu")
 
 
-def test_chunked_attention_is_the_attention_of_transformers(language_model: Path) -> None:
+@pytest.mark.parametrize("padding", ["end", "front", "none"])
+@pytest.mark.parametrize("gradient", [False, True])
+def test_attention_for_cpus_is_the_attention_of_transformers(
+    language_model: Path, padding: str, gradient: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attention, "CHUNK_SCORES", 2 * 4 * 11 * 11)  # two texts at a time
     peer = BertModel.from_pretrained(language_model, attn_implementation="eager").eval()
     ours = BertModel.from_pretrained(language_model, attn_implementation=attention.NAME).eval()
     ids = torch.randint(5, 300, (7, 11), generator=torch.Generator().manual_seed(0))
-    mask = (torch.arange(11) < torch.tensor([[11], [3], [1], [11], [8], [2], [5]])).long()
-    for padding in (mask, None):
-        with torch.inference_mode():
-            expected = peer(input_ids=ids, attention_mask=padding).last_hidden_state
-            whole = ours(input_ids=ids, attention_mask=padding).last_hidden_state
-            size, attention.CHUNK_SCORES = attention.CHUNK_SCORES, 2 * 4 * 11 * 11  # two texts at a time
-            chunked = ours(input_ids=ids, attention_mask=padding).last_hidden_state
-            attention.CHUNK_SCORES = size
-        torch.testing.assert_close(whole, expected, atol=1e-5, rtol=0)
-        torch.testing.assert_close(chunked, expected, atol=1e-5, rtol=0)
+    real = torch.arange(11) < torch.tensor([[11], [3], [1], [8], [8], [2], [5]])
+    mask = {"end": real, "front": real.flip(1), "none": None}[padding]
+    with torch.set_grad_enabled(gradient):
+        expected, found = (m(input_ids=ids, attention_mask=mask).last_hidden_state for m in (peer, ours))
+    compared = slice(None) if mask is None else mask
+    torch.testing.assert_close(found[compared], expected[compared], atol=1e-5, rtol=0)
+    assert found.isfinite().all()
 
 
 LOADER = """
