@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from sentence_transformers.base.model import BaseModel
 from tqdm.auto import tqdm
 
 from rocketqa_haystack.encoders.batching import Text, token_budget_for, tokenize
+from rocketqa_haystack.encoders.packing import Packing, packed, packs, reads_first_token
 
 #: Texts that are tokenised and sorted together: enough for batches of even length, little enough to hold as token ids.
 CHUNK_SIZE = 4_096
@@ -45,9 +47,13 @@ def run_model(
     tokens = tokenize(model, texts, prompt=prompt, task=task, max_length=max_length)
     device = model.device
     forward_options = {"task": task} if task is not None else {}
+    packable = device.type == "cpu" and packs(model) and not tokens.pad_left
+    first_only = packable and reads_first_token(model)
     with torch.inference_mode():
         for batch in tokens.batches(token_budget_for(device)):
-            result = model(tokens.features(batch, device), **forward_options)[output]
+            lengths = tokens.lengths[batch].tolist()
+            with packed(Packing(lengths, first_only)) if packable else nullcontext():
+                result = model(tokens.features(batch, device), **forward_options)[output]
             # A model that truncates its vectors does so after its forward pass.
             out[batch] = result.reshape(len(batch), -1)[:, : out.shape[1]].float().cpu().numpy()
             if progress is not None:

@@ -1,0 +1,175 @@
+"""BERT's layers without padding, for CPUs and without gradient.
+
+The tokens of a batch's texts stand one after another, so that linear layers see nothing but tokens; each text goes
+through PyTorch's fused attention on its own, so that no mask is needed. Where only the first token of a text is read
+afterwards, as a re-ranker's head does, the last layer computes no other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from functools import cache
+from itertools import groupby
+from typing import Any
+
+import torch
+from sentence_transformers.base.model import BaseModel
+from sentence_transformers.base.modules import Router, Transformer
+from sentence_transformers.sentence_transformer.modules import Pooling
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
+
+from rocketqa_haystack.encoders.attention import MODEL_TYPES
+
+
+@dataclass(frozen=True)
+class Packing:
+    """A batch whose texts are padded at their end.
+
+    Attributes:
+        lengths: Tokens of each text.
+        first_only: Whether the first token of each text is the only one that is read.
+    """
+
+    lengths: list[int]
+    first_only: bool
+
+
+_CURRENT: ContextVar[Packing | None] = ContextVar("packing", default=None)
+
+
+@contextmanager
+def packed(packing: Packing) -> Iterator[None]:
+    """Lets the models prepared by `pack_layers` leave out this batch's padding within the block."""
+    token = _CURRENT.set(packing)
+    try:
+        yield
+    finally:
+        _CURRENT.reset(token)
+
+
+def pack_layers(model: nn.Module) -> None:
+    """Prepares the transformers in a model that are of BERT's shape; outside of `packed` they stay as they are."""
+    for module in model.modules():
+        if (
+            isinstance(module, PreTrainedModel)
+            and module.config.model_type in MODEL_TYPES
+            and not module.config.is_decoder
+        ):
+            encoder = getattr(module, "encoder", None)
+            if isinstance(encoder, nn.Module) and isinstance(getattr(encoder, "layer", None), nn.ModuleList):
+                encoder.forward = PackedLayers(encoder, module.config.num_attention_heads)  # type: ignore[method-assign]
+
+
+def packs(model: BaseModel) -> bool:
+    """Whether `pack_layers` has prepared all the transformers of a model."""
+    transformers = [module for module in model.modules() if isinstance(module, Transformer)]
+    return bool(transformers) and all(
+        any(isinstance(module.__dict__.get("forward"), PackedLayers) for module in transformer.modules())
+        for transformer in transformers
+    )
+
+
+def reads_first_token(model: BaseModel) -> bool:
+    """Whether a model's result is computed from each text's first token alone."""
+    first, *following = model.children()
+    routes = (
+        [list(route.children()) for route in first.sub_modules.values()] if isinstance(first, Router) else [[first]]
+    )
+    return all(_route_reads_first_token([*route, *following]) for route in routes)
+
+
+def _route_reads_first_token(modules: list[nn.Module]) -> bool:
+    transformer = getattr(modules[0], "auto_model", None)
+    if type(transformer).__name__.endswith("ForSequenceClassification"):
+        return True
+    return len(modules) > 1 and isinstance(modules[1], Pooling) and modules[1].pooling_mode in ("cls", ("cls",))
+
+
+class PackedLayers:
+    """Takes the place of `forward` in the stack of layers of a BERT-shaped model."""
+
+    def __init__(self, encoder: nn.Module, heads: int) -> None:
+        self.encoder = encoder
+        self.heads = heads
+
+    def __call__(self, hidden_states: Tensor, *args: Any, **options: Any) -> Any:
+        """The stack's result; within `packed`, zeros where no token was computed.
+
+        Args:
+            hidden_states: Shape [texts, longest text, width].
+            args: The rest of what the stack takes.
+            options: The same, by name.
+        """
+        packing = _CURRENT.get()
+        if packing is None:
+            return type(self.encoder).forward(self.encoder, hidden_states, *args, **options)
+        lengths = torch.tensor(packing.lengths)
+        tokens = torch.arange(hidden_states.shape[1]) < lengths.unsqueeze(1)
+        states = hidden_states[tokens]
+        *layers, last = self.encoder.layer  # type: ignore[misc]
+        for layer in layers:
+            states = self._layer(layer, states, packing.lengths, None)
+        if packing.first_only:
+            states = self._layer(last, states, packing.lengths, lengths.cumsum(0) - lengths)
+            tokens = torch.arange(hidden_states.shape[1]).expand_as(tokens) == 0
+        else:
+            states = self._layer(last, states, packing.lengths, None)
+        result = states.new_zeros(hidden_states.shape)
+        result[tokens] = states
+        return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=result)
+
+    def _layer(self, layer: Any, states: Tensor, lengths: list[int], read: Tensor | None) -> Tensor:
+        """One layer over all tokens, shape [tokens, width]; given `read`, only over those, which are one a text."""
+        attention, attending = layer.attention.self, layer.attention.output
+        key, value = linear(attention.key, states), linear(attention.value, states)
+        if read is not None:
+            states = states[read]
+        attended = self._attend(linear(attention.query, states), key, value, lengths, one_query=read is not None)
+        states = attending.LayerNorm(linear(attending.dense, attended) + states)
+        widened = layer.intermediate.intermediate_act_fn(linear(layer.intermediate.dense, states))
+        return layer.output.LayerNorm(linear(layer.output.dense, widened) + states)  # type: ignore[no-any-return]
+
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor, lengths: list[int], one_query: bool) -> Tensor:
+        """Attention within each text; neighbours of one length go together."""
+        parts, start, row = [], 0, 0
+        for length, group in groupby(lengths):
+            count = len(list(group))
+            rows = count if one_query else count * length
+            tokens = slice(start, start + count * length)
+            attended = functional.scaled_dot_product_attention(
+                self._heads(query[row : row + rows], count),
+                self._heads(key[tokens], count),
+                self._heads(value[tokens], count),
+            )
+            parts.append(attended.transpose(1, 2).reshape(rows, -1))
+            start, row = tokens.stop, row + rows
+        return torch.cat(parts)
+
+    def _heads(self, states: Tensor, texts: int) -> Tensor:
+        """Shape [texts, heads, length, width of a head] from [texts times length, width]."""
+        return states.view(texts, -1, self.heads, states.shape[1] // self.heads).transpose(1, 2)
+
+
+def linear(layer: nn.Module, states: Tensor) -> Tensor:
+    """The layer's result; in bfloat16 its bias is added inside the matrix product rather than copied out before it."""
+    if type(layer) is nn.Linear and states.dtype == layer.weight.dtype == torch.bfloat16 and adds_bias_inside():
+        fused: Tensor = torch.ops.mkldnn._linear_pointwise(states, layer.weight, layer.bias, "none", [], "")
+        return fused
+    return layer(states)  # type: ignore[no-any-return]
+
+
+@cache
+def adds_bias_inside() -> bool:
+    """Whether this build of PyTorch has the operator that its compiler puts in the place of linear layers on CPUs."""
+    ones = torch.ones(2, 2, dtype=torch.bfloat16)
+    try:
+        found = torch.ops.mkldnn._linear_pointwise(ones, ones, ones[0], "none", [], "")
+    except (AttributeError, RuntimeError):
+        return False
+    return bool((found == 3).all())
