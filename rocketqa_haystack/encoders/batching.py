@@ -21,9 +21,9 @@ _TOKENIZER_LOCK = Lock()
 #: A text, or a (first, second) segment pair.
 Text = str | tuple[str, str]
 
-#: Tokens of a batch, padding included. A larger batch falls out of a CPU's caches, a smaller one leaves cores waiting;
-#: a GPU wants batches some sixteen times larger.
-TOKEN_BUDGETS = {"cpu": 4_000}
+#: Tokens of a padded batch. A larger one falls out of a CPU's caches, a smaller one leaves cores waiting; a GPU wants
+#: batches some thirty times larger.
+TOKEN_BUDGETS = {"cpu": 2_000}
 DEFAULT_TOKEN_BUDGET = 65_536
 
 

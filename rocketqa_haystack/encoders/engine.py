@@ -13,7 +13,7 @@ from sentence_transformers.base.model import BaseModel
 from tqdm.auto import tqdm
 
 from rocketqa_haystack.encoders.batching import Text, token_budget_for, tokenize
-from rocketqa_haystack.encoders.packing import Packing, packed, packs, reads_first_token
+from rocketqa_haystack.encoders.packing import TOKEN_BUDGET, Packing, packed, packs, reads_first_token
 
 #: Texts that are tokenised and sorted together: enough for batches of even length, little enough to hold as token ids.
 CHUNK_SIZE = 4_096
@@ -50,7 +50,7 @@ def run_model(
     packable = device.type == "cpu" and packs(model) and not tokens.pad_left
     first_only = packable and reads_first_token(model)
     with torch.inference_mode():
-        for batch in tokens.batches(token_budget_for(device)):
+        for batch in tokens.batches(TOKEN_BUDGET if packable else token_budget_for(device)):
             lengths = tokens.lengths[batch].tolist()
             with packed(Packing(lengths, first_only)) if packable else nullcontext():
                 result = model(tokens.features(batch, device), **forward_options)[output]

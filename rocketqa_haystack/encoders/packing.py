@@ -26,6 +26,12 @@ from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttenti
 
 from rocketqa_haystack.encoders.attention import MODEL_TYPES
 
+#: Tokens of a batch. Nothing but the linear layers sees all of it, and they like large matrices.
+TOKEN_BUDGET = 8_000
+
+#: Matrices have a multiple of so many rows: for a new size, the library below first spends milliseconds making code.
+ROWS = 64
+
 
 @dataclass(frozen=True)
 class Packing:
@@ -55,6 +61,7 @@ def packed(packing: Packing) -> Iterator[None]:
 
 def pack_layers(model: nn.Module) -> None:
     """Prepares the transformers in a model that are of BERT's shape; outside of `packed` they stay as they are."""
+    keep_freed_memory()
     for module in model.modules():
         if (
             isinstance(module, PreTrainedModel)
@@ -64,6 +71,16 @@ def pack_layers(model: nn.Module) -> None:
             encoder = getattr(module, "encoder", None)
             if isinstance(encoder, nn.Module) and isinstance(getattr(encoder, "layer", None), nn.ModuleList):
                 encoder.forward = PackedLayers(encoder, module.config.num_attention_heads)  # type: ignore[method-assign]
+
+
+@cache
+def keep_freed_memory() -> None:
+    """Has the C library keep the memory of one layer's activations for the next one's.
+
+    glibc hands freed memory back to the system until it has seen a large block freed; then it keeps up to twice that
+    much. Without it, a quarter of the time goes into getting the same pages again and again.
+    """
+    torch.empty(31 * 2**20, dtype=torch.uint8)  # just below the largest block that glibc learns from
 
 
 def packs(model: BaseModel) -> bool:
@@ -111,25 +128,23 @@ class PackedLayers:
             return type(self.encoder).forward(self.encoder, hidden_states, *args, **options)
         lengths = torch.tensor(packing.lengths)
         tokens = torch.arange(hidden_states.shape[1]) < lengths.unsqueeze(1)
-        states = hidden_states[tokens]
+        states = fill_up(hidden_states[tokens])
         *layers, last = self.encoder.layer  # type: ignore[misc]
         for layer in layers:
             states = self._layer(layer, states, packing.lengths, None)
         if packing.first_only:
-            states = self._layer(last, states, packing.lengths, lengths.cumsum(0) - lengths)
             tokens = torch.arange(hidden_states.shape[1]).expand_as(tokens) == 0
-        else:
-            states = self._layer(last, states, packing.lengths, None)
+        states = self._layer(last, states, packing.lengths, lengths.cumsum(0) - lengths if packing.first_only else None)
         result = states.new_zeros(hidden_states.shape)
-        result[tokens] = states
+        result[tokens] = states[: int(tokens.sum())]
         return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=result)
 
     def _layer(self, layer: Any, states: Tensor, lengths: list[int], read: Tensor | None) -> Tensor:
-        """One layer over all tokens, shape [tokens, width]; given `read`, only over those, which are one a text."""
+        """One layer over all tokens, shape [tokens, width]; given `read`, over those alone, which are one a text."""
         attention, attending = layer.attention.self, layer.attention.output
         key, value = linear(attention.key, states), linear(attention.value, states)
         if read is not None:
-            states = states[read]
+            states = fill_up(states[read])
         attended = self._attend(linear(attention.query, states), key, value, lengths, one_query=read is not None)
         states = attending.LayerNorm(linear(attending.dense, attended) + states)
         widened = layer.intermediate.intermediate_act_fn(linear(layer.intermediate.dense, states))
@@ -149,11 +164,16 @@ class PackedLayers:
             )
             parts.append(attended.transpose(1, 2).reshape(rows, -1))
             start, row = tokens.stop, row + rows
-        return torch.cat(parts)
+        return fill_up(torch.cat(parts))
 
     def _heads(self, states: Tensor, texts: int) -> Tensor:
         """Shape [texts, heads, length, width of a head] from [texts times length, width]."""
         return states.view(texts, -1, self.heads, states.shape[1] // self.heads).transpose(1, 2)
+
+
+def fill_up(states: Tensor) -> Tensor:
+    """Rows of zeros up to a multiple of `ROWS`."""
+    return functional.pad(states, (0, 0, 0, -len(states) % ROWS))
 
 
 def linear(layer: nn.Module, states: Tensor) -> Tensor:
