@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -225,7 +226,7 @@ def test_the_losses_of_chunks_add_up_to_the_whole_batchs(loss: Chunked, cuts: li
     scores = torch.randn(7, 9, generator=torch.Generator().manual_seed(seed), dtype=torch.float64, requires_grad=True)
     whole = loss(scores, slice(None), None)
     edges = [0, *sorted(cuts), 7]  # chunks may be empty, as a process's part of a small batch is
-    chunks = [loss(scores, slice(start, stop), 7) for start, stop in zip(edges, edges[1:], strict=False)]
+    chunks = [loss(scores, slice(start, stop), 7) for start, stop in pairwise(edges)]
     summed = torch.stack(chunks).sum()
     assert summed.item() == pytest.approx(whole.item(), rel=1e-12)
     for ours, expected in zip(torch.autograd.grad(summed, scores), torch.autograd.grad(whole, scores), strict=True):
