@@ -92,15 +92,19 @@ class Tower:
         self.tokenizer = BertTokenizerFast(vocab=str(folder / "en_vocab.txt"))
         self.bert = BertModel(config, add_pooling_layer=False).double().eval()
         self.names = official_names(prefix, 3)
-        dense = {name for name, module in self.bert.named_modules() if isinstance(module, torch.nn.Linear)}
+        linear = [name for name, module in self.bert.named_modules() if isinstance(module, torch.nn.Linear)]
+        self.transposed = {f"{name}.weight" for name in linear}
         read = {name: variable(weights / official) for name, official in self.names.items()}
-        state = {name: value.T if name.rpartition(".")[0] in dense else value for name, value in read.items()}
-        self.bert.load_state_dict(state)
+        self.bert.load_state_dict({name: self.layout(name, value) for name, value in read.items()})
         self.heads = {
             prefix + name: variable(weights / (prefix + name)).requires_grad_()
             for name in HEADS
             if (weights / (prefix + name)).is_file()
         }
+
+    def layout(self, name: str, value: Tensor) -> Tensor:
+        """Official weights of linear layers are [in, out], torch's are [out, in]."""
+        return value.T if name in self.transposed else value
 
     def pieces(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
@@ -132,13 +136,11 @@ class Tower:
 
     def gradients(self) -> dict[str, Tensor]:
         """Gradients by official name, in the official layout."""
-        dense = {name for name, module in self.bert.named_modules() if isinstance(module, torch.nn.Linear)}
-        found = {name: value.grad for name, value in self.heads.items()}
+        found = {name: value.grad for name, value in self.heads.items() if value.grad is not None}
         for name, parameter in self.bert.named_parameters():
-            gradient = parameter.grad
-            transposed = gradient is not None and name.rpartition(".")[0] in dense
-            found[self.names[name]] = gradient.T if transposed else gradient
-        return {name: gradient for name, gradient in found.items() if gradient is not None}
+            assert parameter.grad is not None
+            found[self.names[name]] = self.layout(name, parameter.grad)
+        return found
 
 
 def expected(name: str) -> dict[str, NDArray[Any]]:

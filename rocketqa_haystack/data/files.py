@@ -37,7 +37,10 @@ class SkippedLines:
             self.examples.append(str(error))
 
     def __str__(self) -> str:
-        return f"{self.count:,} bad lines left out: {'; '.join(self.examples)}" if self.count else "no bad lines"
+        if not self.count:
+            return "no bad lines"
+        lines, more = "line" if self.count == 1 else "lines", "; ..." if self.count > len(self.examples) else ""
+        return f"{self.count:,} bad {lines} left out: {'; '.join(self.examples)}{more}"
 
 
 @contextmanager
