@@ -259,7 +259,9 @@ def test_a_cached_table_is_made_once_and_anew_when_the_file_changes(
         assert groups.skipped.count == 1
     assert len(reads) == 2
     path.write_text(jsonl(CAPITALS[:1]))
-    assert list(TrainingGroups.read(path, cache=cache)) == CAPITALS[:1]
+    changed = TrainingGroups.read(path, cache=cache, skip_bad_lines=True)
+    assert list(changed) == CAPITALS[:1]
+    assert changed.skipped.count == 0
     assert list(groups) == CAPITALS, "the old table is as it was"
     assert len(reads) == 3
 
@@ -342,10 +344,10 @@ print(count, private() - before)
 
 
 def test_many_groups_take_little_memory(tmp_path: Path) -> None:
-    # In memory these take some 140 MB.
+    # In memory these take some 45 MB.
     line = json.dumps(record(CAPITALS[0]))
     with (tmp_path / "train.jsonl").open("w") as file:
-        file.writelines(line.replace("France?", f"France {i}?") + "\n" for i in range(100_000))
+        file.writelines(line.replace("France?", f"France {i}?") + "\n" for i in range(60_000))
     (tmp_path / "small.jsonl").write_text(jsonl(CAPITALS * 1000))
     result = subprocess.run(
         [sys.executable, "-c", READER, str(tmp_path / "train.jsonl"), str(tmp_path / "small.jsonl")],
@@ -355,8 +357,8 @@ def test_many_groups_take_little_memory(tmp_path: Path) -> None:
     )
     assert result.returncode == 0, result.stderr
     count, megabytes = result.stdout.split()
-    assert int(count) == 100_000
-    assert float(megabytes) < 30
+    assert int(count) == 60_000
+    assert float(megabytes) < 15
 
 
 def test_checks_tell_what_is_wrong_by_count_and_example() -> None:

@@ -207,19 +207,20 @@ def _triple_group(path: Path, number: int, raw: bytes) -> TrainingGroup:
 
 
 def _pair_groups(path: Path, skipped: SkippedLines | None) -> Iterator[TrainingGroup]:
-    # A query's lines may be far apart. SQLite sorts them in a temporary database, on disk where it is large.
+    # A query's lines may be far apart. SQLite sorts them in a temporary database, on disk where it is large; a join
+    # would look them up one by one, which takes for ever there.
     with closing(sqlite3.connect("")) as database:
         database.execute("PRAGMA journal_mode = OFF")
         database.execute("CREATE TABLE pair (line INTEGER PRIMARY KEY, query, title, text, label)")
         pairs = _kept(read_raw_lines(path), lambda line: _pair(path, *line), skipped)
         database.executemany("INSERT INTO pair VALUES (?, ?, ?, ?, ?)", pairs)
         ordered = database.execute(
-            "SELECT query, line, title, text, label FROM pair "
-            "JOIN (SELECT query, MIN(line) AS first FROM pair GROUP BY query) USING (query) ORDER BY first, line"
+            "SELECT query, line, title, text, label, MIN(line) OVER (PARTITION BY query) AS first "
+            "FROM pair ORDER BY first, line"
         )
         for query, lines in groupby(ordered, key=itemgetter(0)):
             passages: dict[str, list[tuple[str, Passage]]] = {"0": [], "1": []}
-            for _, line, title, text, label in lines:
+            for _, line, title, text, label, _ in lines:
                 passages[label].append((str(line), Passage(text, title)))
             positives, negatives = passages["1"], passages["0"]
             if not positives:

@@ -54,7 +54,8 @@ class TrainingGroups(Sequence[TrainingGroup]):
         Args:
             path: The file.
             cache: A folder to keep the table in, for other processes and later runs: it is made once, and anew when the
-                file's size or time has changed. None makes it in a temporary folder that goes with the sequence.
+                file's size or time has changed. None makes it in a temporary folder that goes with the sequence; where
+                the system keeps those in memory, TMPDIR names another place.
             skip_bad_lines: Whether to leave out bad lines and count them, instead of refusing the file.
 
         Raises:

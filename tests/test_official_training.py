@@ -1,4 +1,4 @@
-"""The losses beside the official toolkit's: its weights and texts, its losses, logits and gradients.
+"""Training beside the official toolkit's: its files, its weights and texts, its losses, logits and gradients.
 
 Collected only where the toolkit's outputs are (see conftest.py): their README says how they were made.
 """
@@ -227,3 +227,14 @@ def test_the_joint_loss_is_the_official_one() -> None:
     assert loss.total.item() == pytest.approx(theirs["loss"].item(), rel=1e-5)
     loss.total.backward()  # type: ignore[no-untyped-call]
     assert_gradients_agree(query_tower.gradients() | passage_tower.gradients() | ranker.gradients(), theirs)
+
+
+def test_the_toolkits_example_files_are_read() -> None:
+    examples = OFFICIAL.parent / "data" / "rocketqa_examples"
+    triples = read_groups(examples / "dual.train.tsv")
+    assert [(len(group.positives), len(group.negatives)) for group in triples] == [(1, 1)] * 100
+    # 20 positives and 80 negatives; a query's positives share its negatives.
+    pairs = read_groups(examples / "cross.train.tsv")
+    assert len(pairs) == 20
+    assert len({(group.query, id) for group in pairs for id in group.negative_ids}) == 80
+    assert all(len(group.positives) == 1 for group in pairs)
