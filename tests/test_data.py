@@ -15,6 +15,7 @@ from rocketqa_haystack.data import (
     DataError,
     Passage,
     TrainingGroup,
+    TrainingGroups,
     as_passage,
     groups_from_collection,
     load_collection,
@@ -100,8 +101,8 @@ passages = st.builds(Passage, text=texts, title=texts)
                 tuple(f"n{i}" for i in range(len(negatives))),
                 tuple(negatives),
             ),
-            texts,
-            st.lists(passages, min_size=1, max_size=3),
+            texts.filter(str.strip),
+            st.lists(passages.filter(lambda passage: not passage.is_empty()), min_size=1, max_size=3),
             st.lists(passages, max_size=3),
         ),
         min_size=1,
@@ -114,6 +115,8 @@ def test_training_groups_are_read_as_they_were_written(
     path = tmp_path_factory.mktemp("groups") / "groups.jsonl"
     write_groups(path, groups)
     assert read_groups(path) == groups
+    on_disk = TrainingGroups.read(path)
+    assert list(on_disk) == on_disk[:] == [on_disk[i] for i in range(len(groups))] == groups
 
 
 def test_the_form_of_training_groups_is_tevatrons(tmp_path: Path) -> None:

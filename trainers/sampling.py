@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from array import array
+from collections.abc import Callable, Container, Iterable, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Generic, TypeVar, overload
 
 import numpy as np
+from numpy.typing import NDArray
 
-from rocketqa_haystack.data import Passage, TrainingGroup
+from rocketqa_haystack.data import Passage, TrainingGroup, TrainingGroups
+
+Example = TypeVar("Example")
 
 
 def epoch_generator(seed: int, epoch: int) -> np.random.Generator:
@@ -20,26 +27,135 @@ def batches_of(length: int, batch_size: int, generator: np.random.Generator) -> 
     return [order[start : start + batch_size] for start in range(0, length, batch_size)]
 
 
+class EpochBatches(Sequence[list[Example]], Generic[Example]):
+    """The batches of one epoch, each made when it is asked for.
+
+    What an example draws depends on the seed, the epoch and its position alone. A batch is therefore the same whether
+    or not those before it were made, and an interrupted epoch goes on in its middle.
+
+    Args:
+        length: Positions to go through, such as the number of training groups.
+        batch_size: Examples of a batch; the last may have fewer.
+        seed: The run's.
+        epoch: The epoch's number.
+        example: What stands at a position, drawn with the generator given.
+    """
+
+    def __init__(
+        self,
+        length: int,
+        batch_size: int,
+        seed: int,
+        epoch: int,
+        example: Callable[[int, np.random.Generator], Example],
+    ) -> None:
+        self._order = epoch_generator(seed, epoch).permutation(length)
+        self._batch_size = batch_size
+        self._seeds = (seed, epoch)
+        self._example = example
+
+    def __len__(self) -> int:
+        return -(-len(self._order) // self._batch_size)
+
+    @overload
+    def __getitem__(self, index: int) -> list[Example]: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[list[Example]]: ...
+
+    def __getitem__(self, index: int | slice) -> list[Example] | list[list[Example]]:
+        numbers = range(len(self))[index]
+        if isinstance(numbers, range):
+            return [self._batch(number) for number in numbers]
+        return self._batch(numbers)
+
+    def _batch(self, number: int) -> list[Example]:
+        positions = self._order[number * self._batch_size : (number + 1) * self._batch_size].tolist()
+        return [self._example(i, np.random.default_rng([*self._seeds, i])) for i in positions]
+
+
 def sample_positive(group: TrainingGroup, generator: np.random.Generator) -> Passage:
     """One of the group's positives at random."""
     return group.positives[int(generator.integers(len(group.positives)))]
 
 
 def sample_negatives(
-    group: TrainingGroup, count: int, generator: np.random.Generator, *, known: frozenset[Passage] = frozenset()
+    group: TrainingGroup, count: int, generator: np.random.Generator, *, known: Container[Passage] = frozenset()
 ) -> list[Passage]:
     """Negatives of the group at random, without repeats: `count` of them, or all where there are fewer.
 
-    Passages in `known`, those that answer the query, are never among them, whatever the file says.
+    The group's own positives, and passages in `known`, those that answer the query by other groups, are never among
+    them, whatever the file says.
     """
-    candidates = [passage for passage in dict.fromkeys(group.negatives) if passage not in known]
+    different = dict.fromkeys(group.negatives)
+    candidates = [passage for passage in different if passage not in group.positives and passage not in known]
     chosen = generator.choice(len(candidates), size=min(count, len(candidates)), replace=False)
     return [candidates[int(i)] for i in chosen]
 
 
-def known_positives(groups: Sequence[TrainingGroup]) -> dict[str, frozenset[Passage]]:
-    """All positives of each query text, those of other groups with the same text among them."""
-    known: dict[str, set[Passage]] = {}
-    for group in groups:
-        known.setdefault(group.query, set()).update(group.positives)
-    return {query: frozenset(passages) for query, passages in known.items()}
+@dataclass(frozen=True)
+class _Hashed(Container[Passage]):
+    """Passages that are known by their hashes only."""
+
+    hashes: frozenset[int]
+
+    def __contains__(self, passage: object) -> bool:
+        return isinstance(passage, Passage) and _passage_hash(passage) in self.hashes
+
+
+class KnownPositives:
+    """All positives of each query text, those of all groups with the same text among them.
+
+    A passage is its title and text: the same passage under two ids is one. Only hashes of 64 bits are kept, 16 bytes
+    for each positive of each group. That any two of ten million are equal by chance has a probability of 3e-6, and the
+    price would be a single passage that is not a negative of a single query.
+
+    Args:
+        groups: The training data, gone through once.
+    """
+
+    def __init__(self, groups: Iterable[TrainingGroup]) -> None:
+        queries, passages = array("Q"), array("Q")
+        for group in groups:
+            query = _text_hash(group.query)
+            for positive in group.positives:
+                queries.append(query)
+                passages.append(_passage_hash(positive))
+        order = np.argsort(np.frombuffer(queries, np.uint64), kind="stable")
+        self._queries: NDArray[np.uint64] = np.frombuffer(queries, np.uint64)[order]
+        self._passages: NDArray[np.uint64] = np.frombuffer(passages, np.uint64)[order]
+
+    def __getitem__(self, query: str) -> Container[Passage]:
+        """The positives of a query text, none where no group has it: what `in` can be asked of."""
+        return _Hashed(self._hashes(query))
+
+    def excluded(self, queries: Sequence[str], passages: Sequence[Passage]) -> NDArray[np.bool_]:
+        """True where a passage is a known positive of a query: shape [queries, passages]."""
+        columns: dict[int, list[int]] = {}
+        for column, passage in enumerate(passages):
+            columns.setdefault(_passage_hash(passage), []).append(column)
+        found = np.zeros((len(queries), len(passages)), dtype=bool)
+        for row, query in enumerate(queries):
+            for known in self._hashes(query):
+                found[row, columns.get(known, [])] = True
+        return found
+
+    def _hashes(self, query: str) -> frozenset[int]:
+        wanted = np.uint64(_text_hash(query))
+        start, stop = np.searchsorted(self._queries, wanted), np.searchsorted(self._queries, wanted, side="right")
+        return frozenset(self._passages[start:stop].tolist())
+
+
+def known_positives(groups: Sequence[TrainingGroup]) -> KnownPositives:
+    """All positives of each query text; of groups on disk, their negatives are not read for it."""
+    return KnownPositives(groups.without_negatives() if isinstance(groups, TrainingGroups) else groups)
+
+
+def _passage_hash(passage: Passage) -> int:
+    # The title's length tells where it ends.
+    return _text_hash(f"{len(passage.title)} {passage.title}{passage.text}")
+
+
+def _text_hash(text: str) -> int:
+    # Python's own hash differs from process to process; this one is the same everywhere.
+    return int.from_bytes(blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from rocketqa_haystack.data import Collection, TrainingGroup, groups_from_collection, load_collection, read_groups
+from rocketqa_haystack.data import (
+    Collection,
+    TrainingGroup,
+    TrainingGroups,
+    check_groups,
+    groups_from_collection,
+    load_collection,
+)
 from trainers import CrossEncoderTrainer, DualEncoderTrainer, TrainingResult, TrainingSettings, mine_groups
 
 
@@ -20,6 +28,8 @@ def train_dual_encoder(
     query_max_length: int | None = None,
     passage_max_length: int | None = None,
     title: Literal["pair", "join"] | None = None,
+    data_cache: Path | None = None,
+    skip_bad_lines: bool = False,
 ) -> None:
     """Train a retriever on questions and passages that answer them, with in-batch negatives.
 
@@ -29,15 +39,19 @@ def train_dual_encoder(
     Args:
         settings: Epochs, batch size, learning rate and the like.
         model: What to start from: a model folder or a Hugging Face id.
-        data: A BEIR folder (its splits train and, to evaluate on, dev) or a JSON-lines file of training groups.
+        data: A BEIR folder (its splits train and, to evaluate on, dev) or a file of training groups: JSON lines as
+            Tevatron has them, the official toolkit's TSV of 6 or 4 columns, or DPR's JSON; gzip files too.
         output: The model folder to write.
         hard_negatives: Negatives of each training group that join the batch.
         temperature: What similarities are divided by: 1 by default for dot products, 0.05 for cosines.
         query_max_length: Longest query in tokens; the model's own by default.
         passage_max_length: Longest passage in tokens; the model's own by default.
         title: Title and text as a segment pair, or joined by a space; the model's own way by default.
+        data_cache: A folder to keep the file's training groups in as they were read, so that other processes and later
+            runs need not read it again.
+        skip_bad_lines: Leave out the file's bad lines, and say how many, instead of refusing it.
     """
-    groups, dev = _training_data(data)
+    groups, dev = _training_data(data, data_cache, skip_bad_lines)
     trainer = DualEncoderTrainer(
         model,
         groups,
@@ -49,6 +63,7 @@ def train_dual_encoder(
         passage_max_length=passage_max_length,
         title=title,
     )
+    _announce(groups, hard_negatives, trainer)
     _report(trainer.train(output), output, trainer)
 
 
@@ -62,19 +77,25 @@ def train_cross_encoder(
     candidates: int = 50,
     negatives: int = 4,
     max_length: int | None = None,
+    data_cache: Path | None = None,
+    skip_bad_lines: bool = False,
 ) -> None:
     """Train a re-ranker to tell the passages that answer a question from others that a retriever finds for it.
 
     Args:
         settings: Epochs, batch size (in pairs), learning rate and the like.
         model: What to start from: a cross-encoder, or any encoder, which gets a new head.
-        data: A BEIR folder (its splits train and, to evaluate on, dev), or a JSON-lines file of training groups with
-            negatives.
+        data: A BEIR folder (its splits train and, to evaluate on, dev), or a file of training groups with negatives:
+            JSON lines as Tevatron has them, the official toolkit's TSV of 4 or 6 columns, or DPR's JSON; gzip files
+            too.
         output: The model folder to write.
         retriever: The dual encoder whose top passages are the negatives. A BEIR folder needs one.
         candidates: Passages that the retriever returns for each question.
         negatives: Negatives sampled for each positive in an epoch.
         max_length: Longest pair of question and passage in tokens; the model's own by default.
+        data_cache: A folder to keep the file's training groups in as they were read, so that other processes and later
+            runs need not read it again.
+        skip_bad_lines: Leave out the file's bad lines, and say how many, instead of refusing it.
     """
     from rocketqa_haystack.encoders import DualEncoder
     from rocketqa_haystack.evaluation import retrieve
@@ -86,9 +107,11 @@ def train_cross_encoder(
             else f"{data} has negatives of its own: a retriever is only for BEIR folders"
         )
     run = None
+    groups: Sequence[TrainingGroup]
     if retriever is None:
-        groups, dev = _training_data(data)
+        groups, dev = _training_data(data, data_cache, skip_bad_lines)
     else:
+        _refuse_file_options(data, data_cache, skip_bad_lines)
         collection, dev = load_collection(data, "train"), _dev(data)
         encoder = DualEncoder.from_pretrained(retriever)
         progress = settings.show_progress
@@ -98,13 +121,32 @@ def train_cross_encoder(
     trainer = CrossEncoderTrainer(
         model, groups, dev=dev, dev_candidates=run, settings=settings, negatives=negatives, max_length=max_length
     )
+    _announce(groups, negatives, trainer)
     _report(trainer.train(output), output, trainer)
 
 
-def _training_data(data: Path) -> tuple[list[TrainingGroup], Collection | None]:
+def _training_data(
+    data: Path, cache: Path | None, skip_bad_lines: bool
+) -> tuple[Sequence[TrainingGroup], Collection | None]:
     if data.is_dir():
+        _refuse_file_options(data, cache, skip_bad_lines)
         return groups_from_collection(load_collection(data, "train")), _dev(data)
-    return read_groups(data), None
+    return TrainingGroups.read(data, cache=cache, skip_bad_lines=skip_bad_lines), None
+
+
+def _refuse_file_options(data: Path, cache: Path | None, skip_bad_lines: bool) -> None:
+    if cache is not None or skip_bad_lines:
+        option = "--skip-bad-lines" if skip_bad_lines else "--data-cache"
+        raise ValueError(f"{data} is a BEIR folder: {option} is for files of training groups")
+
+
+def _announce(groups: Sequence[TrainingGroup], negatives: int, trainer: Any) -> None:
+    """Says before training starts what the data are, what was left out of them and what may be wrong with them."""
+    if not trainer.accelerator.is_main_process:
+        return
+    if isinstance(groups, TrainingGroups) and groups.skipped.count:
+        print(groups.skipped)
+    print(check_groups(groups, negatives=negatives))
 
 
 def _dev(folder: Path) -> Collection | None:

@@ -1,18 +1,27 @@
 """Passages, questions, judgements and training groups, with readers and writers of their file formats."""
 
 from rocketqa_haystack.data.beir import Collection, Qrels, load_collection, read_corpus, read_qrels, save_collection
-from rocketqa_haystack.data.files import DataError
-from rocketqa_haystack.data.groups import TrainingGroup, groups_from_collection, read_groups, write_groups
+from rocketqa_haystack.data.files import DataError, SkippedLines
+from rocketqa_haystack.data.group_checks import GroupsReport, check_groups
+from rocketqa_haystack.data.group_files import group_format, iterate_groups, read_groups, write_groups
+from rocketqa_haystack.data.groups import TrainingGroup, groups_from_collection
 from rocketqa_haystack.data.passage import Passage, as_passage
+from rocketqa_haystack.data.training_groups import TrainingGroups
 
 __all__ = [
     "Collection",
     "DataError",
+    "GroupsReport",
     "Passage",
     "Qrels",
+    "SkippedLines",
     "TrainingGroup",
+    "TrainingGroups",
     "as_passage",
+    "check_groups",
+    "group_format",
     "groups_from_collection",
+    "iterate_groups",
     "load_collection",
     "read_corpus",
     "read_groups",

@@ -80,22 +80,24 @@ def read_corpus(path: str | Path) -> Iterator[tuple[str, Passage]]:
     """
     seen: set[str] = set()
     for number, record in read_jsonl(path):
-        id = text_field(path, number, record, "_id", "id", "docid")
+        place = f"{path}, line {number}"
+        id = text_field(place, record, "_id", "id", "docid")
         if id in seen:
-            raise DataError(f"{path}, line {number}: the id {id!r} was used before")
+            raise DataError(f"{place}: the id {id!r} was used before")
         seen.add(id)
-        text = text_field(path, number, record, "text", "contents")
-        yield id, Passage(text=text, title=text_field(path, number, record, "title", default=""))
+        text = text_field(place, record, "text", "contents")
+        yield id, Passage(text=text, title=text_field(place, record, "title", default=""))
 
 
 def read_queries(path: str | Path) -> dict[str, str]:
     """Question texts by id, from a `queries.jsonl`."""
     queries: dict[str, str] = {}
     for number, record in read_jsonl(path):
-        id = text_field(path, number, record, "_id", "id", "query_id")
+        place = f"{path}, line {number}"
+        id = text_field(place, record, "_id", "id", "query_id")
         if id in queries:
-            raise DataError(f"{path}, line {number}: the id {id!r} was used before")
-        queries[id] = text_field(path, number, record, "text", "query")
+            raise DataError(f"{place}: the id {id!r} was used before")
+        queries[id] = text_field(place, record, "text", "query")
     return queries
 
 

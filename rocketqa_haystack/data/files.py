@@ -2,17 +2,92 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import tempfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TextIO
+from typing import IO, Any, TextIO, cast
 
 
 class DataError(ValueError):
     """A file that is not what it should be. The message names the file, the line where there is one, and the reason."""
+
+
+@dataclass
+class SkippedLines:
+    """What was left out of a file that is read in spite of its bad lines.
+
+    Attributes:
+        count: Lines (of a JSON array: items) that were left out.
+        examples: What was wrong with the first of them, each with its place.
+    """
+
+    count: int = 0
+    examples: list[str] = field(default_factory=list)
+
+    def add(self, error: DataError, lines: int = 1) -> None:
+        """Counts what `error` refused."""
+        self.count += lines
+        if len(self.examples) < 3:
+            self.examples.append(str(error))
+
+    def __str__(self) -> str:
+        if not self.count:
+            return "no bad lines"
+        lines, more = "line" if self.count == 1 else "lines", "; ..." if self.count > len(self.examples) else ""
+        return f"{self.count:,} bad {lines} left out: {'; '.join(self.examples)}{more}"
+
+
+@contextmanager
+def open_bytes(path: str | Path) -> Iterator[IO[bytes]]:
+    """The bytes of a file; those of a gzip file, whatever its name, are unpacked.
+
+    Raises:
+        DataError: The file cannot be read, or is a damaged gzip file.
+    """
+    path = Path(path)
+    try:
+        raw = path.open("rb")
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+    with raw:
+        if raw.peek(2)[:2] != b"\x1f\x8b":
+            yield raw
+            return
+        try:
+            with gzip.GzipFile(fileobj=raw) as file:
+                yield cast(IO[bytes], file)
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+            raise DataError(f"{path}: a damaged gzip file ({error})") from error
+
+
+def read_raw_lines(path: str | Path) -> Iterator[tuple[int, bytes]]:
+    """Line numbers from 1 and lines as they are in the file; blank lines are passed over.
+
+    Raises:
+        DataError: The file cannot be read.
+    """
+    with open_bytes(path) as file:
+        for number, raw in enumerate(file, start=1):
+            if raw.strip():
+                yield number, raw
+
+
+def decode_line(place: str, number: int, raw: bytes) -> str:
+    """A line's text, less its line break and, on the first line, a byte order mark.
+
+    Raises:
+        DataError: The line is not UTF-8.
+    """
+    try:
+        return raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{place}: not UTF-8 text ({error.reason})") from error
 
 
 def read_lines(path: str | Path) -> Iterator[tuple[int, str]]:
@@ -21,19 +96,8 @@ def read_lines(path: str | Path) -> Iterator[tuple[int, str]]:
     Raises:
         DataError: The file is missing, or a line is not UTF-8.
     """
-    path = Path(path)
-    try:
-        file = path.open("rb")
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
-    with file:
-        for number, raw in enumerate(file, start=1):
-            try:
-                line = raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
-            except UnicodeDecodeError as error:
-                raise DataError(f"{path}, line {number}: not UTF-8 text ({error.reason})") from error
-            if line.strip():
-                yield number, line
+    for number, raw in read_raw_lines(path):
+        yield number, decode_line(f"{path}, line {number}", number, raw)
 
 
 def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -43,32 +107,54 @@ def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
         DataError: A line is not a JSON object.
     """
     for number, line in read_lines(path):
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataError(f"{path}, line {number}: not valid JSON ({error.msg})") from error
-        if not isinstance(record, dict):
-            raise DataError(f"{path}, line {number}: expected a JSON object, found {type(record).__name__}")
-        yield number, record
+        yield number, json_object(f"{path}, line {number}", line)
 
 
-def text_field(path: str | Path, number: int, record: dict[str, Any], *names: str, default: str | None = None) -> str:
+def json_object(place: str, text: str) -> dict[str, Any]:
+    """The JSON object that a text is.
+
+    Raises:
+        DataError: It is not one; the message begins with `place`.
+    """
+    try:
+        record = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{place}: not valid JSON ({error.msg})") from error
+    except RecursionError as error:
+        raise DataError(f"{place}: not valid JSON (nested too deeply)") from error
+    if not isinstance(record, dict):
+        raise DataError(f"{place}: expected a JSON object, found {type(record).__name__}")
+    return record
+
+
+def text_field(place: str, record: dict[str, Any], *names: str, default: str | None = None) -> str:
     """The first of the named fields that the record has, which must be a string or a number (ids often are).
 
     Raises:
-        DataError: None of them is there and there is no default, or the value is of another type.
+        DataError: None of them is there and there is no default, or the value is of another type or no Unicode text;
+            the message begins with `place`.
     """
     for name in names:
         value = record.get(name)
         if isinstance(value, str):
+            if not value.isascii():
+                _check_encodable(place, name, value)
             return value
         if isinstance(value, int) and not isinstance(value, bool):
             return str(value)
         if value is not None:
-            raise DataError(f"{path}, line {number}: {name!r} must be a string, not {type(value).__name__}")
+            raise DataError(f"{place}: {name!r} must be a string, not {type(value).__name__}")
     if default is None:
-        raise DataError(f"{path}, line {number}: {names[0]!r} is missing")
+        raise DataError(f"{place}: {names[0]!r} is missing")
     return default
+
+
+def _check_encodable(place: str, name: str, value: str) -> None:
+    # JSON can escape one half of a surrogate pair; no file could hold it, and tokenizers refuse it.
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"{place}: {name!r} holds half a surrogate pair (\\u{ord(value[error.start]):x})") from error
 
 
 @contextmanager

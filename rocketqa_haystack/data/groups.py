@@ -1,19 +1,11 @@
-"""Training groups: a question with its positive and negative passages, the one interchange format between stages.
-
-JSON lines as Tevatron has them: `{"query_id", "query", "positive_passages": [{"docid", "title", "text"[, "score"]}],
-"negative_passages": [...]}`.
-"""
+"""Training groups: a question with its positive and negative passages, what trainers take."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 from rocketqa_haystack.data.beir import Collection
-from rocketqa_haystack.data.files import DataError, atomic_write, read_jsonl, text_field
 from rocketqa_haystack.data.passage import Passage
 
 
@@ -57,64 +49,3 @@ def groups_from_collection(
             )
         )
     return groups
-
-
-def read_groups(path: str | Path) -> list[TrainingGroup]:
-    """Reads training groups.
-
-    Raises:
-        DataError: A malformed line, or a group without a positive passage.
-    """
-    groups = []
-    for number, record in read_jsonl(path):
-        positive_ids, positives = _passages(path, number, record, "positive_passages")
-        if not positives:
-            raise DataError(f"{path}, line {number}: a training group needs at least one positive passage")
-        negative_ids, negatives = _passages(path, number, record, "negative_passages")
-        groups.append(
-            TrainingGroup(
-                query_id=text_field(path, number, record, "query_id"),
-                query=text_field(path, number, record, "query"),
-                positive_ids=positive_ids,
-                positives=positives,
-                negative_ids=negative_ids,
-                negatives=negatives,
-            )
-        )
-    if not groups:
-        raise DataError(f"{path}: no training groups")
-    return groups
-
-
-def write_groups(path: str | Path, groups: Iterable[TrainingGroup]) -> None:
-    """Writes training groups as JSON lines, whole or not at all."""
-    with atomic_write(path) as file:
-        for group in groups:
-            record = {
-                "query_id": group.query_id,
-                "query": group.query,
-                "positive_passages": _records(group.positive_ids, group.positives),
-                "negative_passages": _records(group.negative_ids, group.negatives),
-            }
-            file.write(json.dumps(record, ensure_ascii=False) + "\n")
-
-
-def _passages(
-    path: str | Path, number: int, record: dict[str, Any], name: str
-) -> tuple[tuple[str, ...], tuple[Passage, ...]]:
-    items = record.get(name, [])
-    if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
-        raise DataError(f"{path}, line {number}: {name!r} must be a list of passages")
-    ids = tuple(text_field(path, number, item, "docid") for item in items)
-    passages = tuple(
-        Passage(
-            text=text_field(path, number, item, "text"),
-            title=text_field(path, number, item, "title", default=""),
-        )
-        for item in items
-    )
-    return ids, passages
-
-
-def _records(ids: Sequence[str], passages: Sequence[Passage]) -> list[dict[str, str]]:
-    return [{"docid": id, "title": p.title, "text": p.text} for id, p in zip(ids, passages, strict=True)]

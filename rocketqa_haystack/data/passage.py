@@ -12,6 +12,10 @@ class Passage:
     text: str
     title: str = ""
 
+    def is_empty(self) -> bool:
+        """Whether there is neither text nor title, but white space."""
+        return not (self.text.strip() or self.title.strip())
+
 
 def as_passage(value: Passage | str) -> Passage:
     """The passage itself, or a string as a passage without a title.
