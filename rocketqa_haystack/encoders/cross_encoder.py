@@ -29,7 +29,7 @@ class CrossEncoder:
     """Scores (query, passage) pairs (RocketQA, section 3.2; RocketQAv2, section 2).
 
     Any sentence-transformers cross-encoder with one or two outputs serves. The passage's title and text go in as one
-    segment, joined by a space.
+    segment.
 
     Attributes:
         model: The sentence-transformers model.
@@ -116,17 +116,15 @@ class CrossEncoder:
         name = self.model.default_prompt_name
         return self.model.prompts.get(name) if name is not None else None
 
-    @staticmethod
-    def pair_text(pair: Pair) -> tuple[str, str]:
-        """What the model reads for a pair: the query, and the passage's title and text joined by a space.
+    def pair_text(self, pair: Pair) -> tuple[str, str]:
+        """What the model reads for a pair: the query, and the passage's title and text joined.
 
         Raises:
             TypeError: The pair is not (string, passage).
         """
         if not isinstance(pair, tuple | list) or len(pair) != 2 or not isinstance(pair[0], str):
             raise TypeError(f"a pair must be (query string, passage), not {pair!r:.80}")
-        passage = as_passage(pair[1])
-        return pair[0], f"{passage.title} {passage.text}" if passage.title else passage.text
+        return pair[0], self.settings.joined(as_passage(pair[1]))
 
     def score(self, pairs: Iterable[Pair], *, show_progress: bool = False) -> NDArray[np.float32]:
         """Relevance as a number.
