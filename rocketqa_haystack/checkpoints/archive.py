@@ -115,8 +115,8 @@ def _extract(source: _Source, folder: Path) -> None:
         if seen > MOST_MEMBERS:
             raise CheckpointError(f"it has more than {MOST_MEMBERS:,} members")
         # tarfile keeps every header it has seen.
-        tar.members.clear()
-        tar.pax_headers.clear()
+        tar.members.clear()  # type: ignore[attr-defined]
+        tar.pax_headers = {}
         _extract_member(tar, member, source, folder)
     # A header that makes no sense ends the archive for tarfile as the empty block does that ought to.
     if source.last_block.strip(b"\0"):

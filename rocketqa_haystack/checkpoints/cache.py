@@ -8,6 +8,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import platformdirs
@@ -59,10 +60,13 @@ def model_folder(name: str, kind: Kind | None = None, *, local_files_only: bool 
         return None
     if kind is not None and found != kind:
         raise CheckpointError(f"{name} holds a {found}, not a {kind}")
-    if model is not None:
-        official = model
-        return _converted(converted_path(model), lambda: _archive(official, local_files_only))
-    return _converted(cache_folder() / "models" / FORM / "folders" / _fingerprint(folder), lambda: folder)
+    try:
+        if model is None:
+            return _converted(cache_folder() / "models" / FORM / "folders" / _fingerprint(folder), lambda: folder)
+        source = partial(official_archive, model, local_files_only=local_files_only)
+        return _converted(converted_path(model), source)
+    except OSError as error:
+        raise CheckpointError(f"{name} cannot be converted: {error.filename}: {error.strerror}") from error
 
 
 def official_archive(model: OfficialModel, *, local_files_only: bool = False) -> Path:
@@ -71,56 +75,53 @@ def official_archive(model: OfficialModel, *, local_files_only: bool = False) ->
     Raises:
         CheckpointError: It cannot be downloaded, or is not the official one.
     """
-    with _locked(archive_path(model)):
-        return _archive(model, local_files_only)
-
-
-def _archive(model: OfficialModel, local_files_only: bool) -> Path:
     path = archive_path(model)
     by_hand = f"Put the archive there by hand: {path} (md5 {model.md5}, from {model.url})"
-    if path.is_file():
+    with _locked(path):
+        if path.is_file():
+            try:
+                check_md5(path, model.md5)
+            except CheckpointError as error:
+                raise CheckpointError(f"{error}: it is broken or another file; remove it and try again") from error
+            return path
+        if local_files_only:
+            raise CheckpointError(f"{model.name} is not on this machine and local_files_only is set. {by_hand}")
         try:
-            check_md5(path, model.md5)
+            download(model.url, path, model.md5)
         except CheckpointError as error:
-            raise CheckpointError(f"{error}; it is broken or another file: remove it and try again") from error
+            raise CheckpointError(f"{error}. {by_hand}") from error
         return path
-    if local_files_only:
-        raise CheckpointError(f"{model.name} is not on this machine, and local_files_only forbids downloads. {by_hand}")
-    try:
-        download(model.url, path, model.md5)
-    except CheckpointError as error:
-        raise CheckpointError(f"{error}. {by_hand}") from error
-    return path
 
 
 def _converted(folder: Path, source: Callable[[], Path]) -> Path:
     """The folder, converted from its source if it is not there; processes that want the same wait for the first."""
-    if folder.is_dir():  # whole, since it appears only when it is
-        return folder
-    with _locked(folder):
-        if not folder.is_dir():
-            from rocketqa_haystack.checkpoints.convert import convert
+    if not folder.is_dir():  # a folder appears only when it is whole
+        with _locked(folder):
+            if not folder.is_dir():
+                from rocketqa_haystack.checkpoints.convert import convert  # which imports torch
 
-            convert(source(), folder)
+                convert(source(), folder)
     return folder
 
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Keeps other processes from making the same file or folder, and removes what a killed one left of it."""
+    lock = FileLock(cache_folder() / "locks" / f"{path.name}.lock")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path.with_name(f"{path.name}.lock"))
+        Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except OSError as error:
         raise CheckpointError(
-            f"the cache cannot be written: {path.parent}: {error.strerror}; ROCKETQA_CACHE names another folder"
+            f"the cache {cache_folder()} cannot be written ({error.strerror}); ROCKETQA_CACHE names another folder"
         ) from error
-    with lock:
-        lock.release()  # of the two holds, one by `acquire`
+    try:
         for left in path.parent.glob(f".{path.name}.*"):
             shutil.rmtree(left, ignore_errors=True)
         yield
+    finally:
+        lock.release()
 
 
 def _fingerprint(folder: Path) -> str:
@@ -130,4 +131,4 @@ def _fingerprint(folder: Path) -> str:
     files = [*root.glob("*.json"), checkpoint.vocabulary, *checkpoint.variables.iterdir()]
     states = sorted((str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files)
     digest = hashlib.sha256(json.dumps([str(root), states]).encode()).hexdigest()
-    return f"{root.name}-{digest[:16]}"
+    return f"{root.name[:100]}-{digest[:16]}"

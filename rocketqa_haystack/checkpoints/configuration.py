@@ -90,7 +90,9 @@ def read_checkpoint(folder: str | Path) -> OfficialCheckpoint:
     kind = KINDS[model_type]
     is_dual = kind == "dual encoder"
     architecture = _read_architecture(_inside(folder, config, "model_conf_path"))
-    lengths = {name: config.size(name) for name in (("q_max_seq_len", "p_max_seq_len") if is_dual else ("max_seq_len",))}
+    lengths = {
+        name: config.size(name) for name in (("q_max_seq_len", "p_max_seq_len") if is_dual else ("max_seq_len",))
+    }
     for name, length in lengths.items():
         if not 4 <= length <= architecture.positions:
             raise CheckpointError(
@@ -203,18 +205,16 @@ class _Values:
 
 
 def _read_json(path: Path) -> Mapping[str, Any]:
+    if not path.is_file():
+        raise CheckpointError(f"{path} is not there")
+    if path.stat().st_size > LONGEST_JSON:
+        raise CheckpointError(f"{path} is no configuration: it is larger than {LONGEST_JSON:,} bytes")
     try:
-        if not path.is_file():
-            raise CheckpointError(f"{path} is not there")
-        if path.stat().st_size > LONGEST_JSON:
-            raise CheckpointError(f"{path} is no configuration: it is larger than {LONGEST_JSON:,} bytes")
         value = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
-    except RecursionError as error:
-        raise CheckpointError(f"{path} is nested too deep") from error
-    except ValueError as error:
-        raise error if isinstance(error, CheckpointError) else CheckpointError(f"{path} is not valid JSON: {error}")
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(value, dict):
         raise CheckpointError(f"{path}: expected a JSON object, found {type(value).__name__}")
     return value

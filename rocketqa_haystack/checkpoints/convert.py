@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
 from sentence_transformers import CrossEncoder as SentenceTransformersCrossEncoder
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.base.modules import Dense, Router, Transformer
+from sentence_transformers.base.modules import Dense, Module, Router, Transformer
 from sentence_transformers.sentence_transformer.modules import Dropout, Pooling
 from torch import Tensor, nn
 from transformers import (
@@ -19,7 +20,6 @@ from transformers import (
     ErnieConfig,
     ErnieForSequenceClassification,
     ErnieModel,
-    PretrainedConfig,
     PreTrainedTokenizerFast,
 )
 
@@ -96,16 +96,17 @@ def _convert(source: Path, folder: Path) -> None:
 def _dual_encoder(
     checkpoint: OfficialCheckpoint, tokenizer: PreTrainedTokenizerFast, work: Path
 ) -> SentenceTransformer:
-    def tower(prefix: str) -> list[nn.Module]:
+    def tower(prefix: str) -> list[Module]:
         weights = read_tower(checkpoint.variables, prefix, checkpoint.architecture)
         transformer = _transformer(checkpoint, weights, tokenizer, work / prefix)
         return [transformer, Pooling(checkpoint.architecture.hidden_size, "cls")]
 
+    modules: list[Module]
     if checkpoint.shared:
         modules = tower("titlepara_")
     else:
         modules = [Router({"query": tower("query_"), "document": tower("titlepara_")}, default_route="document")]
-    return SentenceTransformer(modules=modules, device="cpu", similarity_fn_name="dot")
+    return SentenceTransformer(modules=list(modules), device="cpu", similarity_fn_name="dot")
 
 
 def _cross_encoder(
@@ -133,7 +134,10 @@ def _cross_encoder(
         bert |= read_dense(variables, "pooled_fc.w_0", "pooled_fc.b_0", "bert.pooler.dense", (hidden, hidden))
         bert |= read_dense(variables, "_cls_out_w", "_cls_out_b", "classifier", (hidden, 2))
         modules = [_transformer(checkpoint, bert, tokenizer, work / "tower", classifies=True)]
-    return SentenceTransformersCrossEncoder(modules=modules, device="cpu", activation_fn=nn.Identity())
+    model: SentenceTransformersCrossEncoder = SentenceTransformersCrossEncoder(
+        modules=modules, device="cpu", activation_fn=nn.Identity()
+    )
+    return model
 
 
 def _transformer(
@@ -161,7 +165,8 @@ def _transformer(
         "pad_token_id": tokenizer.pad_token_id,
         **({"num_labels": 2, "classifier_dropout": HEAD_DROPOUT} if classifies else {}),
     }
-    config: PretrainedConfig
+    config: Any
+    model_class: Any
     if architecture.tasks is None:
         config = BertConfig(**options)
         model_class = BertForSequenceClassification if classifies else BertModel
@@ -180,9 +185,10 @@ def _transformer(
     config.save_pretrained(folder)
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     tokenizer.save_pretrained(folder)
-    return Transformer(
+    transformer: Transformer = Transformer(
         str(folder),
         transformer_task="sequence-classification" if classifies else "feature-extraction",
         model_kwargs={"dtype": torch.float32, "use_safetensors": True, "local_files_only": True},
         max_seq_length=checkpoint.passage_max_length,
     )
+    return transformer

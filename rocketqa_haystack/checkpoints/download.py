@@ -6,6 +6,7 @@ import hashlib
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import httpx
 from tqdm.auto import tqdm
@@ -33,6 +34,7 @@ def download(url: str, target: Path, md5: str) -> None:
     """
     part = target.with_name(f"{target.name}.part")
     target.parent.mkdir(parents=True, exist_ok=True)
+    progress: tqdm[Any]
     with tqdm(desc=f"Downloading {target.name}", unit="B", unit_scale=True, unit_divisor=1024) as progress:
         while True:
             before = _size(part)
@@ -41,7 +43,7 @@ def download(url: str, target: Path, md5: str) -> None:
                 break
             except httpx.HTTPError as error:
                 if _size(part) <= before:
-                    reason = str(error) or type(error).__name__
+                    reason = str(error).split("\n")[0] or type(error).__name__
                     raise CheckpointError(f"{url} cannot be downloaded: {reason}") from error
     try:
         check_md5(part, md5)
@@ -65,7 +67,7 @@ def check_md5(path: Path, md5: str) -> None:
         raise CheckpointError(f"{path} has the md5 sum {digest.hexdigest()}, not {md5}")
 
 
-def _fetch(url: str, part: Path, progress: tqdm[None]) -> None:
+def _fetch(url: str, part: Path, progress: tqdm[Any]) -> None:
     """One attempt to bring the file to its end."""
     start = _size(part)
     headers = {"Accept-Encoding": "identity", **({"Range": f"bytes={start}-"} if start else {})}
@@ -84,6 +86,7 @@ def _fetch(url: str, part: Path, progress: tqdm[None]) -> None:
                 file.write(chunk)
                 progress.update(len(chunk))
                 if file.tell() > LARGEST_FILE:
+                    part.unlink()
                     raise CheckpointError(f"{url} sends more than {LARGEST_FILE:,} bytes")
 
 

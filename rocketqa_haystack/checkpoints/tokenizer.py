@@ -85,7 +85,7 @@ def build_tokenizer(
     )
     tokenizer.decoder = decoders.WordPiece()
     masks = {"mask_token": "[MASK]"} if "[MASK]" in ids else {}
-    return PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer,
         model_max_length=max_length,
         model_input_names=["input_ids", "token_type_ids", "attention_mask"],

@@ -48,7 +48,7 @@ def read_variable(path: str | Path, shape: tuple[int, ...] | None = None) -> NDA
         shape: The shape that the variable must have; None takes any.
 
     Raises:
-        CheckpointError: The file is missing, is none of this format, is shorter or longer than its header says, holds an
+        CheckpointError: The file is missing, is none of this format, has another size than its header says, or holds an
             unknown data type or another shape.
     """
     path = Path(path)

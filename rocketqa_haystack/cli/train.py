@@ -28,7 +28,7 @@ def train_dual_encoder(
 
     Args:
         settings: Epochs, batch size, learning rate and the like.
-        model: What to start from: a model folder or a Hugging Face id.
+        model: What to start from: a model folder, an official RocketQA name (`rocketqa models`) or a Hugging Face id.
         data: A BEIR folder (its splits train and, to evaluate on, dev) or a JSON-lines file of training groups.
         output: The model folder to write.
         hard_negatives: Negatives of each training group that join the batch.

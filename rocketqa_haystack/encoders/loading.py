@@ -36,7 +36,7 @@ def load_model(
     local_files_only: bool,
     trust_remote_code: bool,
 ) -> tuple[Model, EncoderSettings]:
-    """Loads a model folder or a Hugging Face id.
+    """Loads a model folder, an official RocketQA model or a Hugging Face id.
 
     Args:
         new_head: Take a model of any kind, and put new weights where it has none.
@@ -47,9 +47,10 @@ def load_model(
 
     Raises:
         ModelError: No such folder, a folder that is no model or one of the other kind, weights other than safetensors,
-            or an id that cannot be loaded from the Hugging Face Hub.
+            an official model that cannot be downloaded or converted, or an id that cannot be loaded from the Hugging
+            Face Hub.
     """
-    name = str(model)
+    name = resolve(model, None if new_head else kind, local_files_only=local_files_only)
     target = _device(device)
     hub: dict[str, Any] = {"token": token, "revision": revision, "local_files_only": local_files_only}
     model_kwargs: dict[str, Any] = {"dtype": resolve_dtype(dtype, target), "use_safetensors": True}
@@ -75,6 +76,29 @@ def load_model(
     return loaded, settings
 
 
+def resolve(model: str | Path, kind: Kind | None = None, *, local_files_only: bool = False) -> str:
+    """The folder or Hugging Face id that a model's name means: a folder, an official name or an id, in this order.
+
+    An official name, or a folder in the official form, gives the folder that it was converted to.
+
+    Args:
+        model: The name.
+        kind: Refuse official models of another kind, before they are downloaded.
+        local_files_only: Never ask the network.
+
+    Raises:
+        ModelError: An official model is of another kind, or cannot be downloaded or converted.
+    """
+    from rocketqa_haystack.checkpoints.cache import model_folder  # which imports this package to convert
+    from rocketqa_haystack.checkpoints.errors import CheckpointError
+
+    try:
+        folder = model_folder(str(model), kind, local_files_only=local_files_only)
+    except CheckpointError as error:
+        raise ModelError(str(error)) from error
+    return str(model) if folder is None else str(folder)
+
+
 def is_folder(name: str) -> bool:
     """Whether a model's name means a place on this machine rather than a Hugging Face id.
 
@@ -85,7 +109,7 @@ def is_folder(name: str) -> bool:
     if path.is_dir():
         return True
     if path.exists():
-        raise ModelError(f"{name} is a file; a model is a folder")
+        raise ModelError(f"{name} is a file; a model is a folder, and `rocketqa convert` makes one of an archive")
     if (
         not name.strip()
         or path.is_absolute()
