@@ -35,7 +35,7 @@ def download(url: str, target: Path, md5: str) -> None:
     part = target.with_name(f"{target.name}.part")
     target.parent.mkdir(parents=True, exist_ok=True)
     progress: tqdm[Any]
-    with tqdm(desc=f"Downloading {target.name}", unit="B", unit_scale=True, unit_divisor=1024) as progress:
+    with tqdm(desc=f"Downloading {target.name}", unit="B", unit_scale=True, delay=0.5) as progress:
         while True:
             before = _size(part)
             try:
