@@ -90,6 +90,17 @@ def atomic_write(path: str | Path) -> Iterator[TextIO]:
         raise
 
 
+def refuse_occupied(path: str | Path) -> None:
+    """Refuses a path where there is anything but an empty folder.
+
+    Raises:
+        FileExistsError: There is.
+    """
+    path = Path(path)
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise FileExistsError(f"{path} is there already and is not an empty folder; remove it or choose another")
+
+
 @contextmanager
 def atomic_folder(path: str | Path) -> Iterator[Path]:
     """A new folder to fill that takes the place of `path` when the block ends without an error, and only then.
@@ -100,8 +111,7 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
         FileExistsError: `path` is there already and is not an empty folder.
     """
     path = Path(path)
-    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-        raise FileExistsError(f"{path} is there already and is not an empty folder; remove it or choose another")
+    refuse_occupied(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as temporary:
         whole = Path(temporary) / "whole"

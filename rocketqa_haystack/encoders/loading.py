@@ -12,6 +12,7 @@ import torch
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from sentence_transformers.base.model import BaseModel
+from sentence_transformers.base.modules import Dense
 
 from rocketqa_haystack.encoders.attention import use_chunked_attention
 from rocketqa_haystack.encoders.errors import ModelError
@@ -70,6 +71,9 @@ def load_model(
         raise ModelError(
             f"model {name!r} is no folder here, and could not be loaded from the Hugging Face Hub: {reason}"
         ) from error
+    for module in loaded.modules():
+        if isinstance(module, Dense):  # the precision asked for is only the transformer's until here
+            module.to(model_kwargs["dtype"])
     if target.type == "cpu":
         use_chunked_attention(loaded)
     loaded.eval()

@@ -211,18 +211,18 @@ def test_without_a_network_one_sentence_says_where_to_put_the_archive(
 ) -> None:
     place = archive_path(OFFICIAL_MODELS["v1_marco_ce"])
     with pytest.raises(
-        ModelError, match="local_files_only is set. Put the archive there by hand: .*v1_marco_ce.tar.gz"
+        ModelError, match=r"local_files_only is set\. Put the archive there by hand: .*v1_marco_ce.tar.gz"
     ):
         CrossEncoder.from_pretrained("v1_marco_ce", local_files_only=True)
     assert server.requests == []
     server.close()
-    with pytest.raises(ModelError, match="cannot be downloaded: .* Put the archive there by hand") as error:
+    with pytest.raises(ModelError, match=r"cannot be downloaded: .* Put the archive there by hand") as error:
         CrossEncoder.from_pretrained("v1_marco_ce")
     assert str(place) in str(error.value)
     assert "\n" not in str(error.value)
 
     place.write_bytes(archives["v2_marco_ce.tar.gz"])
-    with pytest.raises(ModelError, match="has the md5 sum .* remove it and try again"):
+    with pytest.raises(ModelError, match=r"has the md5 sum .* remove it and try again"):
         CrossEncoder.from_pretrained("v1_marco_ce", local_files_only=True)
     place.write_bytes(archives["v1_marco_ce.tar.gz"])
     assert main(["models"]) == 0
@@ -298,7 +298,7 @@ def test_a_broken_archive_leaves_nothing_but_itself(
     server.files["v1_marco_ce.tar.gz"] = broken
     model = replace(OFFICIAL_MODELS["v1_marco_ce"], md5=hashlib.md5(broken).hexdigest())
     monkeypatch.setitem(OFFICIAL_MODELS, "v1_marco_ce", model)
-    with pytest.raises(CheckpointError, match="v1_marco_ce.tar.gz cannot be extracted"):
+    with pytest.raises(CheckpointError, match=r"v1_marco_ce\.tar\.gz cannot be extracted"):
         fetched()
     assert [name for name in files_of(cache_folder()) if not name.endswith(".lock")] == ["archives/v1_marco_ce.tar.gz"]
 

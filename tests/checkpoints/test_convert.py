@@ -164,6 +164,14 @@ def test_results_do_not_depend_on_the_batch(tmp_path: Path) -> None:
     np.testing.assert_allclose([encoder.score([pair])[0] for pair in PAIRS], together, rtol=0, atol=1e-5)
 
 
+def test_every_kind_computes_in_bfloat16(tmp_path: Path) -> None:
+    for joint in (0, 1):
+        folder, _ = _converted(tmp_path / str(joint), "cross_encoder", {}, {"joint_training": joint})
+        exact = CrossEncoder.from_pretrained(folder, device="cpu", dtype="float32").score(PAIRS)
+        fast = CrossEncoder.from_pretrained(folder, device="cpu", dtype="bfloat16").score(PAIRS)
+        np.testing.assert_allclose(fast, exact, atol=0.15)
+
+
 def test_the_state_of_an_optimizer_is_left_aside(tmp_path: Path) -> None:
     write_checkpoint(tmp_path / "plain", "dual_encoder")
     write_checkpoint(tmp_path / "trained", "dual_encoder", optimizer_state=True)
