@@ -20,6 +20,7 @@ import pytest
 from haystack import Document
 from haystack.utils import ComponentDevice
 from official_form import pack, write_checkpoint
+from token_ids import pair_tokens, passage_tokens
 
 from rocketqa_haystack import CrossEncoder, DualEncoder, RocketQADocumentEmbedder, RocketQARanker, RocketQATextEmbedder
 from rocketqa_haystack.checkpoints import registry
@@ -53,7 +54,7 @@ class Server:
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_port}"
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
 
     def close(self) -> None:
         self._server.shutdown()
@@ -141,8 +142,8 @@ def test_a_name_is_downloaded_and_converted_once_and_works_in_every_component(se
 @pytest.mark.parametrize("name", NAMES)
 def test_a_trainer_starts_from_a_name_and_its_folder_keeps_the_rules(name: str, server: Server, tmp_path: Path) -> None:
     groups = [
-        TrainingGroup("1", "sonne mond", (Passage("stern fluss", "berg"),), (Passage("wald"), Passage("regen"))),
-        TrainingGroup("2", "wind feld", (Passage("haus", "meer"),), (Passage("licht"), Passage("sonne"))),
+        TrainingGroup("1", "sonne mond", ("a",), (Passage("stern fluss", "berg"),), ("b",), (Passage("wald"),)),
+        TrainingGroup("2", "wind feld", ("c",), (Passage("haus", "meer"),), ("d",), (Passage("licht"),)),
     ]
     settings = TrainingSettings(epochs=1, batch_size=2, show_progress=False)
     long = Passage("wald " * 40, "berg " * 40)
@@ -162,8 +163,6 @@ def test_a_trainer_starts_from_a_name_and_its_folder_keeps_the_rules(name: str, 
     assert tuned.settings == start.settings
     assert np.abs(before - after).max() > 0
     # The rules of the official toolkit travel with the tokenizer.
-    from token_ids import pair_tokens, passage_tokens
-
     rows = [
         passage_tokens(e, [long]) if isinstance(e, DualEncoder) else pair_tokens(e, [("sonne", long)])
         for e in (start, tuned)
@@ -324,6 +323,8 @@ def start_process(server: Server, before: str = "") -> subprocess.Popen[str]:
         {before}
         from rocketqa_haystack.checkpoints.cache import model_folder
         print(model_folder("v1_marco_ce"))
+        import sys
+        print("converted" if "torch" in sys.modules else "waited")
     """
     return subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(script)],
@@ -338,10 +339,8 @@ def test_two_processes_do_the_work_once(server: Server) -> None:
     processes = [start_process(server) for _ in range(2)]
     outputs = [process.communicate(timeout=120) for process in processes]
     folder = converted_path(OFFICIAL_MODELS["v1_marco_ce"])
-    assert [out.strip() for out, _ in outputs] == [str(folder)] * 2, outputs
+    assert sorted(out.split() for out, _ in outputs) == [[str(folder), "converted"], [str(folder), "waited"]], outputs
     assert len(server.requests) == 1
-    converting = [process for process in outputs if "Loading weights" in process[1]]
-    assert len(converting) <= 1
     assert (folder / "model.safetensors").is_file()
 
 
