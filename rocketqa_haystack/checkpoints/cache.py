@@ -98,7 +98,7 @@ def _converted(folder: Path, source: Callable[[], Path]) -> Path:
     if not folder.is_dir():  # a folder appears only when it is whole
         with _locked(folder):
             if not folder.is_dir():
-                from rocketqa_haystack.checkpoints.convert import convert  # which imports torch
+                from rocketqa_haystack.checkpoints.convert import convert  # slow to import
 
                 convert(source(), folder)
     return folder

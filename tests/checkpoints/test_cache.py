@@ -324,7 +324,7 @@ def start_process(server: Server, before: str = "") -> subprocess.Popen[str]:
         from rocketqa_haystack.checkpoints.cache import model_folder
         print(model_folder("v1_marco_ce"))
         import sys
-        print("converted" if "torch" in sys.modules else "waited")
+        print("converted" if "rocketqa_haystack.checkpoints.convert" in sys.modules else "waited")
     """
     return subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(script)],
