@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
@@ -66,7 +67,7 @@ def model_folder(name: str, kind: Kind | None = None, *, local_files_only: bool 
         source = partial(official_archive, model, local_files_only=local_files_only)
         return _converted(converted_path(model), source)
     except OSError as error:
-        raise CheckpointError(f"{name} cannot be converted: {error.filename}: {error.strerror}") from error
+        raise CheckpointError(f"{name} cannot be converted: {error}") from error
 
 
 def official_archive(model: OfficialModel, *, local_files_only: bool = False) -> Path:
@@ -76,7 +77,7 @@ def official_archive(model: OfficialModel, *, local_files_only: bool = False) ->
         CheckpointError: It cannot be downloaded, or is not the official one.
     """
     path = archive_path(model)
-    by_hand = f"Put the archive there by hand: {path} (md5 {model.md5}, from {model.url})"
+    by_hand = f"Put its archive by hand at {path} (md5 {model.md5}, from {model.url})"
     with _locked(path):
         if path.is_file():
             try:
@@ -117,7 +118,7 @@ def _locked(path: Path) -> Iterator[None]:
             f"the cache {cache_folder()} cannot be written ({error.strerror}); ROCKETQA_CACHE names another folder"
         ) from error
     try:
-        for left in path.parent.glob(f".{path.name}.*"):
+        for left in path.parent.glob(f".{glob.escape(path.name)}.*"):
             shutil.rmtree(left, ignore_errors=True)
         yield
     finally:
@@ -131,4 +132,4 @@ def _fingerprint(folder: Path) -> str:
     files = [*root.glob("*.json"), checkpoint.vocabulary, *checkpoint.variables.iterdir()]
     states = sorted((str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files)
     digest = hashlib.sha256(json.dumps([str(root), states]).encode()).hexdigest()
-    return f"{root.name[:100]}-{digest[:16]}"
+    return f"{root.name[:40]}-{digest[:16]}"

@@ -209,13 +209,11 @@ def test_without_a_network_one_sentence_says_where_to_put_the_archive(
     server: Server, archives: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     place = archive_path(OFFICIAL_MODELS["v1_marco_ce"])
-    with pytest.raises(
-        ModelError, match=r"local_files_only is set\. Put the archive there by hand: .*v1_marco_ce.tar.gz"
-    ):
+    with pytest.raises(ModelError, match=r"local_files_only is set\. Put its archive by hand at .*v1_marco_ce.tar.gz"):
         CrossEncoder.from_pretrained("v1_marco_ce", local_files_only=True)
     assert server.requests == []
     server.close()
-    with pytest.raises(ModelError, match=r"cannot be downloaded: .* Put the archive there by hand") as error:
+    with pytest.raises(ModelError, match=r"cannot be downloaded: .* Put its archive by hand at") as error:
         CrossEncoder.from_pretrained("v1_marco_ce")
     assert str(place) in str(error.value)
     assert "\n" not in str(error.value)
