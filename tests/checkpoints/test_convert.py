@@ -164,6 +164,15 @@ def test_results_do_not_depend_on_the_batch(tmp_path: Path) -> None:
     np.testing.assert_allclose([encoder.score([pair])[0] for pair in PAIRS], together, rtol=0, atol=1e-5)
 
 
+def test_halves_of_surrogate_pairs_are_passed_over(tmp_path: Path) -> None:
+    folder, _ = _converted(tmp_path, "dual_encoder", {}, {"share_parameter": 1})
+    encoder = DualEncoder.from_pretrained(folder, device="cpu", dtype="float32")
+    broken, whole = encoder.encode_queries(["sonne \ud800 mond", "sonne mond"])
+    np.testing.assert_allclose(broken, whole, atol=1e-6)
+    broken, whole = encoder.encode_passages([Passage("a\udfffb", "\ud800"), "ab"])
+    np.testing.assert_allclose(broken, whole, atol=1e-6)
+
+
 def test_every_kind_computes_in_bfloat16(tmp_path: Path) -> None:
     for joint in (0, 1):
         folder, _ = _converted(tmp_path / str(joint), "cross_encoder", {}, {"joint_training": joint})

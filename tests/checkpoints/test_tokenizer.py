@@ -59,7 +59,7 @@ SIGMA = "\u03a3\u03c3\u03c2\u0391\u0301\u00ad'. "
 words = st.one_of(
     st.text(st.sampled_from(SETTLED), max_size=8),
     st.text(st.sampled_from(SIGMA), max_size=8),
-    st.text(st.sampled_from([*"ab \t\u3000\u5929\u5730", *OTHERS]), max_size=12),
+    st.text(st.sampled_from([*"ab \t\u3000\u5929\u5730\U0002b820", *OTHERS]), max_size=12),
     st.sampled_from([*WORDS, *LETTERS, "[SEP]", "[CLS]", "[PAD]", "[MASK]", "[UNK]", "##er", "a" * 100, "a" * 101]),
 )
 
