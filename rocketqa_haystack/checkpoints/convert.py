@@ -175,9 +175,10 @@ def _transformer(
         model_class = ErnieForSequenceClassification if classifies else ErnieModel
         weights = {name.replace("bert.", "ernie.", 1): weight for name, weight in weights.items()}
     if not classifies:
-        # transformers' models have a pooler, which sentence-transformers does not look at. Zeros rather than chance.
-        shape = (architecture.hidden_size, architecture.hidden_size)
-        weights |= {"pooler.dense.weight": torch.zeros(shape), "pooler.dense.bias": torch.zeros(shape[:1])}
+        # transformers' models have a pooler, which sentence-transformers does not look at. Left out, it would be filled
+        # by chance; the identity is a sound start for a new head.
+        hidden = architecture.hidden_size
+        weights |= {"pooler.dense.weight": torch.eye(hidden), "pooler.dense.bias": torch.zeros(hidden)}
     config.architectures = [model_class.__name__]
     with torch.device("meta"):
         expected = {name: weight.shape for name, weight in model_class(config).state_dict().items()}

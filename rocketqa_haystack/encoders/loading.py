@@ -12,7 +12,6 @@ import torch
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from sentence_transformers.base.model import BaseModel
-from sentence_transformers.base.modules import Dense
 
 from rocketqa_haystack.encoders.attention import use_chunked_attention
 from rocketqa_haystack.encoders.errors import ModelError
@@ -67,13 +66,10 @@ def load_model(
     except Exception as error:  # the libraries below raise many kinds, with messages of many lines
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         if is_folder(name):
-            raise ModelError(f"{name} cannot be loaded as a {kind}: {reason}") from error
+            raise ModelError(f"{model} cannot be loaded as a {kind}: {reason}") from error
         raise ModelError(
             f"model {name!r} is no folder here, and could not be loaded from the Hugging Face Hub: {reason}"
         ) from error
-    for module in loaded.modules():
-        if isinstance(module, Dense):  # the precision asked for is only the transformer's until here
-            module.to(model_kwargs["dtype"])
     if target.type == "cpu":
         use_chunked_attention(loaded)
     loaded.eval()

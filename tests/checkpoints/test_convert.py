@@ -164,6 +164,13 @@ def test_results_do_not_depend_on_the_batch(tmp_path: Path) -> None:
     np.testing.assert_allclose([encoder.score([pair])[0] for pair in PAIRS], together, rtol=0, atol=1e-5)
 
 
+def test_a_new_head_on_a_dual_encoder_tells_pairs_apart(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "source", "dual_encoder", config={"share_parameter": 1})
+    convert(tmp_path / "source", tmp_path / "model")
+    encoder = CrossEncoder.for_training(tmp_path / "model", device="cpu")
+    assert np.ptp(encoder.logits(PAIRS)) > 1e-3
+
+
 def test_halves_of_surrogate_pairs_are_passed_over(tmp_path: Path) -> None:
     folder, _ = _converted(tmp_path, "dual_encoder", {}, {"share_parameter": 1})
     encoder = DualEncoder.from_pretrained(folder, device="cpu", dtype="float32")
@@ -339,6 +346,20 @@ def test_a_value_that_makes_no_sense_is_refused(file: str, key: str, value: Any,
     with pytest.raises(CheckpointError):
         convert(tmp_path / "source", tmp_path / "model")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["elsewhere.json", "source"]
+
+
+@pytest.mark.parametrize("key", ["model_conf_path", "model_vocab_path", "model_checkpoint_path"])
+@pytest.mark.parametrize("way", ["relative", "absolute", "link"])
+def test_whole_files_outside_the_folder_are_not_read(way: str, key: str, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    write_checkpoint(source, "cross_encoder")
+    config = json.loads((source / "config.json").read_text())
+    (source / config[key]).rename(tmp_path / "outside")
+    paths = {"relative": "../outside", "absolute": str(tmp_path / "outside"), "link": "link"}
+    (source / "link").symlink_to(tmp_path / "outside")
+    (source / "config.json").write_text(json.dumps({**config, key: paths[way]}))
+    with pytest.raises(CheckpointError, match="leads out of the checkpoint's folder"):
+        convert(source, tmp_path / "model")
 
 
 def _cut(path: Path, end: int) -> None:
