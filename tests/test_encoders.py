@@ -240,8 +240,8 @@ PAIRS = [("mama", Passage("dada", title="kaka")), ("x " * 90, "y " * 90), ("", "
 
 def test_scores_equal_those_of_sentence_transformers(ranker_folder: Path) -> None:
     peer = SentenceTransformersCrossEncoder(str(ranker_folder), device="cpu")
-    texts = [CrossEncoder.pair_text(pair) for pair in PAIRS]
     encoder = CrossEncoder.from_pretrained(ranker_folder, device="cpu", dtype="float32")
+    texts = [encoder.pair_text(pair) for pair in PAIRS]
     np.testing.assert_allclose(encoder.score(PAIRS), peer.predict(texts), atol=1e-5)
     logits = peer.predict(texts, activation_fn=torch.nn.Identity())
     np.testing.assert_allclose(encoder.logits(PAIRS), logits, atol=1e-5)
@@ -250,9 +250,8 @@ def test_scores_equal_those_of_sentence_transformers(ranker_folder: Path) -> Non
 
 def test_two_outputs_give_the_probability_of_the_second(two_way_ranker_folder: Path) -> None:
     peer = SentenceTransformersCrossEncoder(str(two_way_ranker_folder), device="cpu")
-    texts = [CrossEncoder.pair_text(pair) for pair in PAIRS]
-    probabilities = peer.predict(texts, apply_softmax=True)[:, 1]
     encoder = CrossEncoder.from_pretrained(two_way_ranker_folder, device="cpu", dtype="float32")
+    probabilities = peer.predict([encoder.pair_text(pair) for pair in PAIRS], apply_softmax=True)[:, 1]
     np.testing.assert_allclose(encoder.score(PAIRS), probabilities, atol=1e-5)
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from accelerate import Accelerator
 
+from rocketqa_haystack.data.files import atomic_folder, refuse_occupied
 from rocketqa_haystack.encoders import CrossEncoder, DualEncoder
 
 
@@ -23,16 +22,9 @@ def export(encoder: DualEncoder | CrossEncoder, output: str | Path | None, accel
     if output is None:
         yield
         return
-    folder = Path(output)
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise FileExistsError(f"{folder} is there already and is not an empty folder; remove it or choose another")
+    refuse_occupied(output)
     yield
     if accelerator.is_main_process:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
-            whole = Path(temporary) / "model"
-            encoder.save_pretrained(whole)
-            if folder.exists():
-                folder.rmdir()
-            shutil.move(whole, folder)
+        with atomic_folder(output) as folder:
+            encoder.save_pretrained(folder)
     accelerator.wait_for_everyone()

@@ -26,7 +26,7 @@ def evaluate(
 
     Args:
         collection: A BEIR folder: corpus.jsonl, queries.jsonl, qrels/SPLIT.tsv.
-        model: The dual encoder: a model folder or a Hugging Face id.
+        model: The dual encoder: a model folder, an official RocketQA name (`rocketqa models`) or a Hugging Face id.
         ranker: A cross-encoder that re-orders the retriever's candidates.
         split: The split whose questions are asked.
         candidates: Passages that the retriever returns for each question and the ranker re-orders.

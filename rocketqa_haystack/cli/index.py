@@ -29,7 +29,7 @@ def index(
     Args:
         corpus: A BEIR folder, or a corpus.jsonl: one {"_id", "title", "text"} on each line.
         store: The store's folder; made if it is not there.
-        model: The dual encoder: a model folder or a Hugging Face id.
+        model: The dual encoder: a model folder, an official RocketQA name (`rocketqa models`) or a Hugging Face id.
         duplicates: What to do with a passage whose id is in the store: stop, leave the old one, or replace it.
         dtype: Precision: auto (bfloat16 where it is computed natively), float32, bfloat16 or float16.
         device: Such as cpu or cuda:0; the best there is by default.

@@ -38,7 +38,7 @@ def train_dual_encoder(
 
     Args:
         settings: Epochs, batch size, learning rate and the like.
-        model: What to start from: a model folder or a Hugging Face id.
+        model: What to start from: a model folder, an official RocketQA name (`rocketqa models`) or a Hugging Face id.
         data: A BEIR folder (its splits train and, to evaluate on, dev) or a file of training groups: JSON lines as
             Tevatron has them, the official toolkit's TSV of 6 or 4 columns, or DPR's JSON; gzip files too.
         output: The model folder to write.

@@ -63,7 +63,8 @@ class RocketQARanker:
         Creates a RocketQARanker component.
 
         :param model:
-            A model folder or a Hugging Face id. Any sentence-transformers cross-encoder with one or two outputs works.
+            A model folder, an official RocketQA name such as `v2_marco_ce`, or a Hugging Face id; in this order. Any
+            sentence-transformers cross-encoder with one or two outputs works.
         :param device:
             The device to load the model on. If `None`, the default device is chosen.
         :param token:

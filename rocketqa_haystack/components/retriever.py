@@ -64,7 +64,8 @@ class RocketQARetriever:
         Creates a RocketQARetriever component.
 
         :param model:
-            A model folder or a Hugging Face id. Any sentence-transformers dual encoder works.
+            A model folder, an official RocketQA name such as `v2_marco_de`, or a Hugging Face id; in this order. Any
+            sentence-transformers dual encoder works.
         :param device:
             The device to load the model on. If `None`, the default device is chosen.
         :param token:

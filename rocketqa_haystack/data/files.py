@@ -176,6 +176,38 @@ def atomic_write(path: str | Path) -> Iterator[TextIO]:
         raise
 
 
+def refuse_occupied(path: str | Path) -> None:
+    """Refuses a path where there is anything but an empty folder.
+
+    Raises:
+        FileExistsError: There is.
+    """
+    path = Path(path)
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise FileExistsError(f"{path} is there already and is not an empty folder; remove it or choose another")
+
+
+@contextmanager
+def atomic_folder(path: str | Path) -> Iterator[Path]:
+    """A new folder to fill that takes the place of `path` when the block ends without an error, and only then.
+
+    Its parent folder, which goes away with the block, lies beside `path` and is named `.NAME.` and something.
+
+    Raises:
+        FileExistsError: `path` is there already and is not an empty folder.
+    """
+    path = Path(path)
+    refuse_occupied(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as temporary:
+        whole = Path(temporary) / "whole"
+        whole.mkdir()
+        yield whole
+        if path.exists():
+            path.rmdir()
+        whole.rename(path)
+
+
 def write_json(path: str | Path, value: Any) -> None:
     """Writes a JSON file, whole or not at all."""
     with atomic_write(path) as file:

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AttentionInterface, PreTrainedModel
-from transformers.masking_utils import AttentionMaskInterface, eager_mask
 
 NAME = "rocketqa_chunked"
 
@@ -71,4 +70,3 @@ def chunked_attention(
 
 
 AttentionInterface.register(NAME, chunked_attention)
-AttentionMaskInterface.register(NAME, eager_mask)

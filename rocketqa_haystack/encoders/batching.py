@@ -14,6 +14,8 @@ from sentence_transformers.base.model import BaseModel
 from sentence_transformers.base.modules import Router, Transformer
 from transformers import PreTrainedTokenizerBase
 
+from rocketqa_haystack.encoders.pairs import finish_pairs, has_official_pairs, without_surrogates
+
 # A fast tokenizer sets its truncation anew for each call, and raises "Already borrowed" when another thread is using
 # it; retrievers are called from several threads (MultiQueryTextRetriever). Tokenizing has threads of its own inside.
 _TOKENIZER_LOCK = Lock()
@@ -111,9 +113,12 @@ def tokenize(
         task: `query` or `document`, for models that treat them differently.
         max_length: Longest text in tokens, special tokens included; None leaves it to the model.
     """
+    tokenizer = _tokenizer(model, task)
     options: dict[str, Any] = {"task": task} if task is not None else {}
+    if official := has_official_pairs(tokenizer):
+        texts = [without_surrogates(text) for text in texts]
     if max_length is not None:
-        options["max_length"] = max_length
+        options["max_length"] = max_length + int(official)
     with _TOKENIZER_LOCK:
         output: Mapping[str, Any] = model.preprocess(
             list(texts),
@@ -121,6 +126,8 @@ def tokenize(
             processing_kwargs={"text": {"padding": False}, "common": {"return_tensors": None}},
             **options,
         )
+    if official:
+        finish_pairs(output, max_length, closes_empty=task is not None)
     ids = output["input_ids"]
     lengths = np.fromiter((len(row) for row in ids), dtype=np.int64, count=len(ids))
     columns, extra = {}, {}
@@ -130,7 +137,6 @@ def tokenize(
             columns[name] = np.fromiter(flat, dtype=np.int32, count=int(lengths.sum()))
         else:
             extra[name] = value
-    tokenizer = _tokenizer(model, task)
     padding = dict.fromkeys(columns, 0)
     padding["input_ids"] = tokenizer.pad_token_id or 0
     if "token_type_ids" in columns:

@@ -18,7 +18,7 @@ from transformers import set_seed
 from rocketqa_haystack.data import Passage, as_passage
 from rocketqa_haystack.encoders.engine import CHUNK_SIZE, run_model
 from rocketqa_haystack.encoders.errors import ModelError
-from rocketqa_haystack.encoders.loading import kind_of, load_model
+from rocketqa_haystack.encoders.loading import kind_of, load_model, resolve
 from rocketqa_haystack.encoders.settings import EncoderSettings, check_lengths, save_settings
 
 #: A query and the passage to judge.
@@ -29,7 +29,7 @@ class CrossEncoder:
     """Scores (query, passage) pairs (RocketQA, section 3.2; RocketQAv2, section 2).
 
     Any sentence-transformers cross-encoder with one or two outputs serves. The passage's title and text go in as one
-    segment, joined by a space.
+    segment.
 
     Attributes:
         model: The sentence-transformers model.
@@ -86,7 +86,7 @@ class CrossEncoder:
         """A cross-encoder in float32 to train: one that is there, or an encoder or language model with a new head.
 
         Args:
-            model: A folder or a Hugging Face id.
+            model: A folder, an official RocketQA name or a Hugging Face id.
             device: Such as `cpu` or `cuda:0`; None takes the best there is.
             seed: Of the new head's random weights.
 
@@ -94,7 +94,8 @@ class CrossEncoder:
             ModelError: There is no such model, or it can have no head (two towers, static embeddings).
         """
         set_seed(seed)
-        trained = kind_of(str(model)) == "cross-encoder"
+        model = resolve(model)
+        trained = kind_of(model) == "cross-encoder"
         loaded, settings = load_model(
             SentenceTransformersCrossEncoder if trained else partial(SentenceTransformersCrossEncoder, num_labels=1),
             "cross-encoder",
@@ -107,8 +108,9 @@ class CrossEncoder:
             local_files_only=False,
             trust_remote_code=False,
         )
-        # The lengths of a dual encoder's sides are not the length of a pair.
-        return cls(loaded, settings if trained else None)
+        if not trained:  # the lengths of a dual encoder's sides are not the length of a pair
+            settings = EncoderSettings(title="join", title_separator=settings.title_separator)
+        return cls(loaded, settings)
 
     @property
     def prompt(self) -> str | None:
@@ -116,17 +118,15 @@ class CrossEncoder:
         name = self.model.default_prompt_name
         return self.model.prompts.get(name) if name is not None else None
 
-    @staticmethod
-    def pair_text(pair: Pair) -> tuple[str, str]:
-        """What the model reads for a pair: the query, and the passage's title and text joined by a space.
+    def pair_text(self, pair: Pair) -> tuple[str, str]:
+        """What the model reads for a pair: the query, and the passage's title and text joined.
 
         Raises:
             TypeError: The pair is not (string, passage).
         """
         if not isinstance(pair, tuple | list) or len(pair) != 2 or not isinstance(pair[0], str):
             raise TypeError(f"a pair must be (query string, passage), not {pair!r:.80}")
-        passage = as_passage(pair[1])
-        return pair[0], f"{passage.title} {passage.text}" if passage.title else passage.text
+        return pair[0], self.settings.joined(as_passage(pair[1]))
 
     def score(self, pairs: Iterable[Pair], *, show_progress: bool = False) -> NDArray[np.float32]:
         """Relevance as a number.

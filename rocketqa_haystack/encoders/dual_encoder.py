@@ -69,7 +69,8 @@ class DualEncoder:
         """Loads a dual encoder.
 
         Args:
-            model: A model folder or a Hugging Face id.
+            model: A model folder, also one in the official RocketQA form, an official name such as `v2_marco_de`, or a
+                Hugging Face id; taken in this order.
             device: Such as `cpu` or `cuda:0`; None takes the best there is.
             dtype: `auto` (bfloat16 where it is computed natively, else float32), `float32`, `bfloat16` or `float16`.
             token: For private models on the Hugging Face Hub.
@@ -162,7 +163,7 @@ class DualEncoder:
         passage = as_passage(passage)
         if self.settings.title == "pair":
             return passage.title, passage.text
-        return f"{passage.title} {passage.text}" if passage.title else passage.text
+        return self.settings.joined(passage)
 
     def prompt(self, side: Side) -> str | None:
         """The prompt that the model puts in front of a text of one side, resolved as sentence-transformers does."""

@@ -37,7 +37,7 @@ def load_model(
     local_files_only: bool,
     trust_remote_code: bool,
 ) -> tuple[Model, EncoderSettings]:
-    """Loads a model folder or a Hugging Face id.
+    """Loads a model folder, an official RocketQA model or a Hugging Face id.
 
     Args:
         new_head: Take a model of any kind, and put new weights where it has none.
@@ -48,9 +48,10 @@ def load_model(
 
     Raises:
         ModelError: No such folder, a folder that is no model or one of the other kind, weights other than safetensors,
-            or an id that cannot be loaded from the Hugging Face Hub.
+            an official model that cannot be downloaded or converted, or an id that cannot be loaded from the Hugging
+            Face Hub.
     """
-    name = str(model)
+    name = resolve(model, None if new_head else kind, local_files_only=local_files_only)
     target = _device(device)
     hub: dict[str, Any] = {"token": token, "revision": revision, "local_files_only": local_files_only}
     model_kwargs: dict[str, Any] = {"dtype": resolve_dtype(dtype, target), "use_safetensors": True}
@@ -66,7 +67,7 @@ def load_model(
     except Exception as error:  # the libraries below raise many kinds, with messages of many lines
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         if is_folder(name):
-            raise ModelError(f"{name} cannot be loaded as a {kind}: {reason}") from error
+            raise ModelError(f"{model} cannot be loaded as a {kind}: {reason}") from error
         raise ModelError(
             f"model {name!r} is no folder here, and could not be loaded from the Hugging Face Hub: {reason}"
         ) from error
@@ -75,6 +76,29 @@ def load_model(
         pack_layers(loaded)
     loaded.eval()
     return loaded, settings
+
+
+def resolve(model: str | Path, kind: Kind | None = None, *, local_files_only: bool = False) -> str:
+    """The folder or Hugging Face id that a model's name means: a folder, an official name or an id, in this order.
+
+    An official name, or a folder in the official form, gives the folder that it was converted to.
+
+    Args:
+        model: The name.
+        kind: Refuse official models of another kind, before they are downloaded.
+        local_files_only: Never ask the network.
+
+    Raises:
+        ModelError: An official model is of another kind, or cannot be downloaded or converted.
+    """
+    from rocketqa_haystack.checkpoints.cache import model_folder  # which imports this package to convert
+    from rocketqa_haystack.checkpoints.errors import CheckpointError
+
+    try:
+        folder = model_folder(str(model), kind, local_files_only=local_files_only)
+    except CheckpointError as error:
+        raise ModelError(str(error)) from error
+    return str(model) if folder is None else str(folder)
 
 
 def is_folder(name: str) -> bool:
@@ -87,7 +111,7 @@ def is_folder(name: str) -> bool:
     if path.is_dir():
         return True
     if path.exists():
-        raise ModelError(f"{name} is a file; a model is a folder")
+        raise ModelError(f"{name} is a file; a model is a folder, and `rocketqa convert` makes one of an archive")
     if (
         not name.strip()
         or path.is_absolute()

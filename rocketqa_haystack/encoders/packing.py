@@ -22,9 +22,10 @@ from sentence_transformers.sentence_transformer.modules import Pooling
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
+from transformers.masking_utils import AttentionMaskInterface, eager_mask
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
-from rocketqa_haystack.encoders.attention import MODEL_TYPES
+from rocketqa_haystack.encoders.attention import MODEL_TYPES, NAME
 
 #: Tokens of a batch. Nothing but the linear layers sees all of it, and they like large matrices.
 TOKEN_BUDGET = 8_000
@@ -193,3 +194,11 @@ def adds_bias_inside() -> bool:
     except (AttributeError, RuntimeError):
         return False
     return bool((found == 3).all())
+
+
+def mask_unless_packed(**options: Any) -> Tensor | None:
+    """The mask in the form of transformers' AttentionMaskInterface: none within `packed`, which needs none."""
+    return None if _CURRENT.get() is not None else eager_mask(**options)
+
+
+AttentionMaskInterface.register(NAME, mask_unless_packed)

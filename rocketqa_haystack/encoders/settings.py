@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from rocketqa_haystack.data import Passage
 from rocketqa_haystack.data.files import write_json
 from rocketqa_haystack.encoders.errors import ModelError
 
@@ -26,13 +27,15 @@ class EncoderSettings:
         query_max_length: Longest query in tokens, special tokens included; None leaves it to the model.
         passage_max_length: The same for a passage; for a cross-encoder, the longest (query, passage) pair.
         title: `pair` puts the title and the text in as two segments, `[CLS] title [SEP] text [SEP]`, as RocketQA's
-            dual encoders do; `join` joins them by a space, for models that never saw two segments. A cross-encoder's
-            second segment is always title and text joined by a space.
+            dual encoders do; `join` joins them, for models that never saw two segments. A cross-encoder's
+            second segment is always title and text joined.
+        title_separator: What joins a title to its text. Models that take the spaces out of texts need another.
     """
 
     query_max_length: int | None = None
     passage_max_length: int | None = None
     title: TitleRule = "pair"
+    title_separator: str = " "
 
     def __post_init__(self) -> None:
         for name in ("query_max_length", "passage_max_length"):
@@ -41,6 +44,12 @@ class EncoderSettings:
                 raise ValueError(f"{name} must be a whole number of at least 4 tokens, not {value!r}")
         if self.title not in get_args(TitleRule):
             raise ValueError(f"title must be one of {', '.join(get_args(TitleRule))}, not {self.title!r}")
+        if not isinstance(self.title_separator, str):
+            raise ValueError(f"title_separator must be a string, not {self.title_separator!r}")
+
+    def joined(self, passage: Passage) -> str:
+        """A passage as one text: its title, if it has one, and its text."""
+        return f"{passage.title}{self.title_separator}{passage.text}" if passage.title else passage.text
 
     def updated(self, **changes: int | str | None) -> EncoderSettings:
         """The settings with those changes that are not None."""
