@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from parity_set import FOLDER as PARITY_SET
 from sentence_transformers import CrossEncoder as SentenceTransformersCrossEncoder
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Transformer
@@ -22,9 +23,7 @@ from transformers import BertConfig, BertForSequenceClassification, BertModel, B
 
 from rocketqa_haystack.data import Collection, Passage, save_collection
 
-#: Outputs of the official toolkit, which are not part of the project: where they are missing, so are their tests.
-OFFICIAL = Path(__file__).parents[2] / "shared" / "parity"
-collect_ignore = [] if OFFICIAL.is_dir() else ["test_official_training.py"]
+collect_ignore = [] if PARITY_SET.is_dir() else ["test_official_training.py"]
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 SYLLABLES = ["ba", "be", "bi", "da", "de", "di", "ka", "ke", "ki", "ma", "me", "mi", "ra", "re", "ri", "ta", "te", "ti"]

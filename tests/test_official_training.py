@@ -12,15 +12,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import OFFICIAL
 from numpy.typing import NDArray
+from parity_set import FOLDER
 from torch import Tensor
 from transformers import BertConfig, BertModel, BertTokenizerFast
 
 from rocketqa_haystack.data import Passage, TrainingGroup, read_groups
 from trainers.losses import contrastive_loss, joint_loss, pointwise_loss
 
-REFERENCE = OFFICIAL / "train_reference"
+REFERENCE = FOLDER / "train_reference"
 #: Largest difference to the official gradient, as a share of the gradient's norm; the official ones are float32.
 TOLERANCE = 1e-5
 HEADS = ("pooled_fc.w_0", "pooled_fc.b_0", "_cls_out_w", "_cls_out_b")
@@ -77,7 +77,7 @@ class Tower:
     """An official encoder in float64, without dropout."""
 
     def __init__(self, model: str, prefix: str) -> None:
-        folder = OFFICIAL / model / model
+        folder = FOLDER / model / model
         (weights,) = (path for path in folder.iterdir() if path.is_dir())
         config = BertConfig(
             vocab_size=30522,
@@ -230,7 +230,7 @@ def test_the_joint_loss_is_the_official_one() -> None:
 
 
 def test_the_toolkits_example_files_are_read() -> None:
-    examples = OFFICIAL.parent / "data" / "rocketqa_examples"
+    examples = FOLDER.parent / "data" / "rocketqa_examples"
     triples = read_groups(examples / "dual.train.tsv")
     assert [(len(group.positives), len(group.negatives)) for group in triples] == [(1, 1)] * 100
     # 20 positives and 80 negatives; a query's positives share its negatives.

@@ -21,7 +21,7 @@ from sentence_transformers.base.modules import Router, Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.masking_utils import AttentionMaskInterface, eager_mask
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
@@ -64,14 +64,16 @@ def pack_layers(model: nn.Module) -> None:
     """Prepares the transformers in a model that are of BERT's shape; outside of `packed` they stay as they are."""
     keep_freed_memory()
     for module in model.modules():
-        if (
-            isinstance(module, PreTrainedModel)
-            and module.config.model_type in MODEL_TYPES
-            and not module.config.is_decoder
-        ):
+        if isinstance(module, PreTrainedModel) and _is_packable(module.config):
             encoder = getattr(module, "encoder", None)
             if isinstance(encoder, nn.Module) and isinstance(getattr(encoder, "layer", None), nn.ModuleList):
                 encoder.forward = PackedLayers(encoder, module.config.num_attention_heads)  # type: ignore[method-assign]
+
+
+def _is_packable(config: PreTrainedConfig) -> bool:
+    """Whether a model is of BERT's shape, sees all of a text from every token, and gives its last layer alone."""
+    every_layer = config.output_hidden_states or config.output_attentions
+    return config.model_type in MODEL_TYPES and not config.is_decoder and not every_layer
 
 
 @cache

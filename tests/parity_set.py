@@ -3,4 +3,4 @@
 import os
 from pathlib import Path
 
-FOLDER = Path(os.environ.get("ROCKETQA_PARITY") or Path(__file__).parents[2].parent / "shared" / "parity")
+FOLDER = Path(os.environ.get("ROCKETQA_PARITY") or Path(__file__).parents[2] / "shared" / "parity")
