@@ -2,7 +2,17 @@
 
 from trainers.cross_encoder import CrossEncoderTrainer
 from trainers.dual_encoder import DualEncoderTrainer
+from trainers.joint import JointTrainer
 from trainers.loop import TrainingResult, TrainingSettings
+from trainers.losses import JointLossSettings
 from trainers.mining import mine_groups
 
-__all__ = ["CrossEncoderTrainer", "DualEncoderTrainer", "TrainingResult", "TrainingSettings", "mine_groups"]
+__all__ = [
+    "CrossEncoderTrainer",
+    "DualEncoderTrainer",
+    "JointLossSettings",
+    "JointTrainer",
+    "TrainingResult",
+    "TrainingSettings",
+    "mine_groups",
+]

@@ -90,7 +90,7 @@ class CrossEncoderTrainer:
         Raises:
             FileExistsError: The folder is there already and is not empty.
         """
-        with export(self.encoder, output, self.accelerator):
+        with export(self.encoder.save_pretrained, output, self.accelerator):
             return train(
                 self.encoder.model,
                 self.settings,
@@ -112,10 +112,11 @@ class CrossEncoderTrainer:
             "scores",
             prompt=self.encoder.prompt,
             max_length=self.encoder.settings.passage_max_length,
+            replay=self.settings.gradient_caching,
         )
         labels = torch.tensor([pair.label for pair in own], device=logits.device)
         with torch.autocast(logits.device.type, enabled=False):
-            return pointwise_loss(logits, labels) * (len(own) / len(batch))
+            return pointwise_loss(logits, labels, total=len(batch))
 
     def _batches(self, epoch: int) -> list[list[_Pair]]:
         generator = epoch_generator(self.settings.seed, epoch)

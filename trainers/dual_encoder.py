@@ -8,22 +8,16 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
 from accelerate import Accelerator
 from torch import Tensor
-from torch.nn import functional
 
 from rocketqa_haystack.data import Collection, Passage, TrainingGroup
-from rocketqa_haystack.encoders import DualEncoder
-from rocketqa_haystack.encoders.batching import Text, tokenizes_texts
-from rocketqa_haystack.encoders.dual_encoder import Side
 from rocketqa_haystack.evaluation import measure, retrieve
 from trainers.export import export
-from trainers.forward import forward_in_batches
 from trainers.gathering import gather_rows, process_slice
 from trainers.loop import TrainingResult, TrainingSettings, train
-from trainers.losses import contrastive_loss
-from trainers.sampling import batches_of, epoch_generator, known_positives, sample_negatives, sample_positive
+from trainers.retriever import TrainedRetriever
+from trainers.sampling import EpochBatches, known_positives, sample_negatives, sample_positive
 
 
 @dataclass(frozen=True)
@@ -78,22 +72,21 @@ class DualEncoderTrainer:
             raise ValueError("there are no training groups")
         if hard_negatives < 0:
             raise ValueError(f"hard_negatives must not be negative, but got {hard_negatives}")
-        if temperature is not None and not temperature > 0:
-            raise ValueError(f"temperature must be greater than 0, but got {temperature}")
         self.settings = settings or TrainingSettings()
         self.accelerator = Accelerator(mixed_precision="no")  # the loop has its own autocast
-        self.encoder = DualEncoder.from_pretrained(model, device=str(self.accelerator.device), dtype="float32")
-        self.encoder.change_settings(
-            query_max_length=query_max_length, passage_max_length=passage_max_length, title=title
+        self.retriever = TrainedRetriever(
+            model,
+            self.accelerator.device,
+            temperature=temperature,
+            query_max_length=query_max_length,
+            passage_max_length=passage_max_length,
+            title=title,
+            replay=self.settings.gradient_caching,
         )
-        if not tokenizes_texts(self.encoder.model):
-            raise ValueError(f"{model} has no transformer to train")
-        if self.encoder.similarity not in ("dot", "cosine"):
-            raise ValueError(f"{model} compares by {self.encoder.similarity}; training needs dot or cosine")
+        self.encoder = self.retriever.encoder
         self.groups = groups
         self.dev = dev
         self.hard_negatives = hard_negatives
-        self.temperature = temperature or (0.05 if self.encoder.similarity == "cosine" else 1.0)
         self._known = known_positives(groups)
 
     def train(self, output: str | Path | None = None) -> TrainingResult:
@@ -105,7 +98,7 @@ class DualEncoderTrainer:
         Raises:
             FileExistsError: The folder is there already and is not empty.
         """
-        with export(self.encoder, output, self.accelerator):
+        with export(self.encoder.save_pretrained, output, self.accelerator):
             return train(
                 self.encoder.model,
                 self.settings,
@@ -124,44 +117,22 @@ class DualEncoderTrainer:
         # Positives first, then the hard negatives; each process encodes its part of both.
         own = process_slice(len(batch))
         own_passages = process_slice(len(passages))
-        queries = gather_rows(self._encode([example.query for example in batch[own]], "query"))
-        vectors = gather_rows(self._encode([self.encoder.passage_text(p) for p in passages[own_passages]], "document"))
+        queries = gather_rows(self.retriever.encode_queries([example.query for example in batch[own]]))
+        vectors = gather_rows(self.retriever.encode_passages(passages[own_passages]))
         if not (queries.requires_grad or vectors.requires_grad):
             return None
-        if self.encoder.similarity == "cosine":
-            queries, vectors = functional.normalize(queries, dim=1), functional.normalize(vectors, dim=1)
-        with torch.autocast(queries.device.type, enabled=False):
-            scores = queries.float() @ vectors.float().T / self.temperature
-            return contrastive_loss(
-                scores,
-                torch.arange(len(batch), device=scores.device),
-                self._excluded(batch, passages).to(scores.device),
-            )
+        texts = [example.query for example in batch]
+        return self.retriever.contrastive_loss(queries, vectors, range(len(batch)), texts, passages, self._known)
 
-    def _encode(self, texts: Sequence[Text], side: Side) -> Tensor:
-        if not texts:
-            return torch.zeros((0, self.encoder.dimension), device=self.accelerator.device)
-        vectors = forward_in_batches(
-            self.encoder.model,
-            texts,
-            "sentence_embedding",
-            prompt=self.encoder.prompt(side),
-            task=side,
-            max_length=self.encoder.max_length(side),
-        )
-        return vectors[:, : self.encoder.dimension]
-
-    def _excluded(self, batch: Sequence[_Example], passages: Sequence[Passage]) -> Tensor:
-        """True where a passage is a known positive of the query: shape [queries, passages]."""
-        return torch.tensor([[p in self._known[example.query] for p in passages] for example in batch])
-
-    def _batches(self, epoch: int) -> list[list[_Example]]:
-        generator = epoch_generator(self.settings.seed, epoch)
+    def _batches(self, epoch: int) -> EpochBatches[_Example]:
         per_step = self.settings.batch_size * self.accelerator.num_processes
-        return [
-            [self._example(self.groups[i], generator) for i in batch]
-            for batch in batches_of(len(self.groups), per_step, generator)
-        ]
+        return EpochBatches(
+            len(self.groups),
+            per_step,
+            self.settings.seed,
+            epoch,
+            lambda position, generator: self._example(self.groups[position], generator),
+        )
 
     def _example(self, group: TrainingGroup, generator: np.random.Generator) -> _Example:
         known = self._known[group.query]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from sentence_transformers.base.model import BaseModel
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from rocketqa_haystack.encoders.batching import Text, token_budget_for, tokenize
 
@@ -19,8 +21,14 @@ def forward_in_batches(
     prompt: str | None = None,
     task: str | None = None,
     max_length: int | None = None,
+    replay: bool = False,
 ) -> Tensor:
     """Runs the model over texts sorted by length, so that little of the work is padding.
+
+    With `replay` a batch's activations are not kept: the backward pass, which knows by then the gradient of every
+    output, runs each batch forward once more, with the same dropout, and backward at once. Memory is then that of one
+    batch, whatever the number of texts. This is gradient caching (Gao et al., 2021, "Scaling Deep Contrastive Learning
+    Batch Size under Memory Limited Setup").
 
     Args:
         model: A sentence-transformers model.
@@ -29,6 +37,7 @@ def forward_in_batches(
         prompt: Put in front of every text.
         task: `query` or `document`.
         max_length: Longest text in tokens.
+        replay: Trade a second forward pass for the memory of all batches but one.
 
     Returns:
         The outputs as float32, shape [len(texts), width], in the order of the texts.
@@ -36,8 +45,14 @@ def forward_in_batches(
     tokens = tokenize(model, texts, prompt=prompt, task=task, max_length=max_length)
     device = model.device
     options = {"task": task} if task is not None else {}
+
+    def run(features: dict[str, Any]) -> Tensor:
+        result: Tensor = model(features, **options)[output]
+        return result.reshape(len(result), -1).float()
+
     order, parts = [], []
     for batch in tokens.batches(token_budget_for(device)):
         order.append(torch.from_numpy(batch))
-        parts.append(model(tokens.features(batch, device), **options)[output].reshape(len(batch), -1).float())
+        features = tokens.features(batch, device)
+        parts.append(checkpoint(run, features, use_reentrant=False) if replay else run(features))
     return torch.cat(parts)[torch.cat(order).argsort().to(device)]

@@ -32,6 +32,8 @@ class TrainingSettings:
         max_grad_norm: Longest gradient; longer ones are scaled down to it.
         mixed_precision: `bf16`, `no`, or `auto`: bf16 where the device computes it natively. Weights stay float32.
         seed: Of the order, the sampling and the dropout. The same seed on the same machine gives the same weights.
+        gradient_caching: Keep the activations of one forward pass of some thousand tokens at a time, and run each once
+            more in the backward pass: the same step, slower, at a memory that hardly grows with the batch.
         evaluations: Times to evaluate on the dev split, evenly over the run; the best weights seen are kept.
         show_progress: Whether to show a progress bar.
     """
@@ -44,6 +46,7 @@ class TrainingSettings:
     max_grad_norm: float = 1.0
     mixed_precision: str = "auto"
     seed: int = 0
+    gradient_caching: bool = False
     evaluations: int = 1
     show_progress: bool = True
 
@@ -86,6 +89,7 @@ def train(
     loss: Callable[[Batch], Tensor | None],
     *,
     accelerator: Accelerator,
+    rates: Callable[[str], float] | None = None,
     evaluate: Callable[[], float] | None = None,
     description: str = "Training",
 ) -> TrainingResult:
@@ -98,6 +102,7 @@ def train(
         loss: This process's loss for a batch, such that the gradients of all processes add up to the batch's; None
             where the batch leaves this process nothing to do.
         accelerator: Device and processes.
+        rates: The learning rate of a parameter by its name, where not all have that of the settings.
         evaluate: A measure on the dev split, higher is better. With it the best weights seen, those from before
             training among them, are in the model at the end.
         description: Of the progress bar.
@@ -116,9 +121,11 @@ def train(
     if total == 0:
         raise ValueError("there is nothing to train on: no batches")
     parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(
-        _parameter_groups(model, settings.weight_decay), lr=settings.learning_rate, fused=True
-    )
+    # Two encoders that are trained together are clipped each on its own.
+    models = model.values() if isinstance(model, nn.ModuleDict) else [model]
+    parts = [[p for p in each.parameters() if p.requires_grad] for each in models]
+    groups = _parameter_groups(model, settings.weight_decay, rates or (lambda name: settings.learning_rate))
+    optimizer = torch.optim.AdamW(groups, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _rise_and_fall(settings.warmup_ratio, total))
     due = {round(total * (i + 1) / settings.evaluations) for i in range(settings.evaluations)} if evaluate else set()
     result = TrainingResult()
@@ -151,9 +158,10 @@ def train(
                             f"the loss is {value.item()} at step {step + 1} of {total}; "
                             "try a lower learning rate, or mixed_precision=no"
                         )
-                    value.backward()  # type: ignore[no-untyped-call]
+                    with fast_dropout(accelerator.device):  # a forward pass that is replayed draws the same masks
+                        value.backward()  # type: ignore[no-untyped-call]
                 sum_gradients(parameters)
-                norm = nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm)
+                norm = max(nn.utils.clip_grad_norm_(part, settings.max_grad_norm) for part in parts)
                 optimizer.step()
                 schedule.step()
                 optimizer.zero_grad()
@@ -191,10 +199,11 @@ def _rise_and_fall(warmup_ratio: float, total: int) -> Callable[[int], float]:
     return factor
 
 
-def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Biases and layer norms, the one-dimensional parameters, are not decayed."""
-    trained = [p for p in model.parameters() if p.requires_grad]
-    return [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-    ]
+def _parameter_groups(model: nn.Module, weight_decay: float, rates: Callable[[str], float]) -> list[dict[str, Any]]:
+    """Parameters by what the optimizer does to them; biases and layer norms, of one dimension, are not decayed."""
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            decay = weight_decay if parameter.ndim > 1 else 0.0
+            groups.setdefault((rates(name), decay), []).append(parameter)
+    return [{"params": group, "lr": rate, "weight_decay": decay} for (rate, decay), group in groups.items()]
