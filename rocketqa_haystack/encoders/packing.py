@@ -31,7 +31,7 @@ from rocketqa_haystack.encoders.attention import MODEL_TYPES, NAME
 TOKEN_BUDGET = 8_000
 
 #: Matrices have a multiple of so many rows: for a new size, the library below first spends milliseconds making code.
-ROWS = 64
+ROWS = 128
 
 
 @dataclass(frozen=True)
