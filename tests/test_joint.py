@@ -37,7 +37,8 @@ def gradients(trainer: Any, batch: Any) -> dict[str, torch.Tensor]:
         model.train()
         model.zero_grad()
     with fast_dropout(torch.device("cpu")):
-        trainer.loss(batch).backward()
+        loss = trainer.loss(batch)
+    loss.backward()
     return {
         f"{key}.{name}": parameter.grad.clone()
         for key, model in models.items()
@@ -149,7 +150,7 @@ def test_the_re_ranker_has_a_learning_rate_of_its_own(
         before = [torch.nn.utils.parameters_to_vector(m.parameters()).detach().clone() for m in models]
         trainer.train()
         first, second = (
-            float((torch.nn.utils.parameters_to_vector(m.parameters()) - b).abs().max())
+            float((torch.nn.utils.parameters_to_vector(m.parameters()).detach() - b).abs().max())
             for m, b in zip(models, before, strict=True)
         )
         return first, second

@@ -115,6 +115,22 @@ def test_the_same_seed_gives_the_same_weights(encoder_folder: Path, groups: list
     assert not torch.equal(first, weights(2))
 
 
+def test_training_runs_after_another_trainer_has_chosen_a_precision(
+    encoder_folder: Path, collection_folder: Path
+) -> None:
+    script = f"""
+from accelerate import Accelerator
+Accelerator(mixed_precision="bf16", cpu=True)
+from rocketqa_haystack.data import groups_from_collection, load_collection
+from trainers import DualEncoderTrainer, TrainingSettings
+groups = groups_from_collection(load_collection({str(collection_folder)!r}, "train"))[:4]
+settings = TrainingSettings(show_progress=False)
+print(len(DualEncoderTrainer({str(encoder_folder)!r}, groups, settings=settings).train().losses))
+"""
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    assert result.stdout.strip().endswith("1"), result.stderr
+
+
 def test_a_single_step_changes_the_weights(encoder_folder: Path, groups: list[TrainingGroup]) -> None:
     trainer = DualEncoderTrainer(encoder_folder, groups, settings=TrainingSettings(batch_size=64, **FAST))
     before = torch.cat([p.detach().flatten().clone() for p in trainer.encoder.model.parameters()])

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 
 from rocketqa_haystack.data import Collection, Passage, TrainingGroup
@@ -18,7 +17,7 @@ from rocketqa_haystack.evaluation import Run, measure, rerank
 from trainers.export import export
 from trainers.forward import forward_in_batches
 from trainers.gathering import process_slice
-from trainers.loop import TrainingResult, TrainingSettings, train
+from trainers.loop import TrainingResult, TrainingSettings, start_accelerator, train
 from trainers.losses import pointwise_loss
 from trainers.sampling import batches_of, epoch_generator, known_positives, sample_negatives, sample_positive
 
@@ -72,7 +71,7 @@ class CrossEncoderTrainer:
         if not any(group.negatives for group in groups):
             raise ValueError("no training group has negatives: mine them from a retriever's top k first")
         self.settings = settings or TrainingSettings()
-        self.accelerator = Accelerator(mixed_precision="no")  # the loop has its own autocast
+        self.accelerator = start_accelerator()
         self.encoder = CrossEncoder.for_training(model, device=str(self.accelerator.device), seed=self.settings.seed)
         self.encoder.change_settings(passage_max_length=max_length)
         self.groups = groups

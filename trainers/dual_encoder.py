@@ -8,14 +8,13 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from accelerate import Accelerator
 from torch import Tensor
 
 from rocketqa_haystack.data import Collection, Passage, TrainingGroup
 from rocketqa_haystack.evaluation import measure, retrieve
 from trainers.export import export
 from trainers.gathering import gather_rows, process_slice
-from trainers.loop import TrainingResult, TrainingSettings, train
+from trainers.loop import TrainingResult, TrainingSettings, start_accelerator, train
 from trainers.retriever import TrainedRetriever
 from trainers.sampling import EpochBatches, known_positives, sample_negatives, sample_positive
 
@@ -73,7 +72,7 @@ class DualEncoderTrainer:
         if hard_negatives < 0:
             raise ValueError(f"hard_negatives must not be negative, but got {hard_negatives}")
         self.settings = settings or TrainingSettings()
-        self.accelerator = Accelerator(mixed_precision="no")  # the loop has its own autocast
+        self.accelerator = start_accelerator()
         self.retriever = TrainedRetriever(
             model,
             self.accelerator.device,

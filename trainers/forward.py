@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from rocketqa_haystack.encoders.batching import Text, token_budget_for, tokenize
+from trainers.dropout import fast_dropout
 
 
 def forward_in_batches(
@@ -50,9 +52,13 @@ def forward_in_batches(
         result: Tensor = model(features, **options)[output]
         return result.reshape(len(result), -1).float()
 
+    def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        """Around the first forward pass and around the second, which autograd runs outside of the loop's blocks."""
+        return nullcontext(), fast_dropout(device)
+
     order, parts = [], []
     for batch in tokens.batches(token_budget_for(device)):
         order.append(torch.from_numpy(batch))
         features = tokens.features(batch, device)
-        parts.append(checkpoint(run, features, use_reentrant=False) if replay else run(features))
+        parts.append(checkpoint(run, features, use_reentrant=False, context_fn=contexts) if replay else run(features))
     return torch.cat(parts)[torch.cat(order).argsort().to(device)]

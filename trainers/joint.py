@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 
 from rocketqa_haystack.data import Collection, Passage, TrainingGroup
@@ -19,7 +18,7 @@ from rocketqa_haystack.evaluation import measure, retrieve
 from trainers.export import export
 from trainers.forward import forward_in_batches
 from trainers.gathering import gather_rows, process_slice
-from trainers.loop import TrainingResult, TrainingSettings, train
+from trainers.loop import TrainingResult, TrainingSettings, start_accelerator, train
 from trainers.losses import JointLossSettings, joint_loss
 from trainers.retriever import TrainedRetriever
 from trainers.sampling import EpochBatches, known_positives, sample_negatives, sample_positive
@@ -102,7 +101,7 @@ class JointTrainer:
         if reranker_learning_rate is not None and not reranker_learning_rate > 0:
             raise ValueError(f"reranker_learning_rate must be greater than 0, but got {reranker_learning_rate}")
         self.settings = settings or TrainingSettings()
-        self.accelerator = Accelerator(mixed_precision="no")  # the loop has its own autocast
+        self.accelerator = start_accelerator()
         self.retriever = TrainedRetriever(
             retriever,
             self.accelerator.device,
@@ -184,8 +183,9 @@ class JointTrainer:
             own_query = queries.float().repeat_interleave(lengths, dim=0)
             scores = (own_query * vectors.float()).sum(dim=1) / self.retriever.temperature
             mask = torch.arange(int(lengths.max()), device=logits.device) < lengths.unsqueeze(1)
-            matrices = (torch.zeros(mask.shape, device=logits.device).masked_scatter(mask, s) for s in (scores, logits))
-            return joint_loss(*matrices, mask, self.joint_loss, total=total).total
+            blank = torch.zeros(mask.shape, device=logits.device)
+            scores, logits = blank.masked_scatter(mask, scores), blank.masked_scatter(mask, logits)
+            return joint_loss(scores, logits, mask, self.joint_loss, total=total).total
 
     def _batches(self, epoch: int) -> EpochBatches[_List]:
         groups, denoised = self.pools

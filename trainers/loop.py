@@ -82,6 +82,14 @@ class TrainingResult:
     best_step: int | None = None
 
 
+def start_accelerator() -> Accelerator:
+    """The device and the processes of a run. Its precision is not used: the loop has its own autocast."""
+    try:
+        return Accelerator(mixed_precision="no")
+    except ValueError:  # another trainer in this process has chosen a precision, and accelerate allows one
+        return Accelerator()
+
+
 def train(
     model: nn.Module,
     settings: TrainingSettings,
@@ -158,8 +166,7 @@ def train(
                             f"the loss is {value.item()} at step {step + 1} of {total}; "
                             "try a lower learning rate, or mixed_precision=no"
                         )
-                    with fast_dropout(accelerator.device):  # a forward pass that is replayed draws the same masks
-                        value.backward()  # type: ignore[no-untyped-call]
+                    value.backward()  # type: ignore[no-untyped-call]
                 sum_gradients(parameters)
                 norm = max(nn.utils.clip_grad_norm_(part, settings.max_grad_norm) for part in parts)
                 optimizer.step()

@@ -27,8 +27,9 @@ from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttenti
 
 from rocketqa_haystack.encoders.attention import MODEL_TYPES, NAME
 
-#: Tokens of a batch. Nothing but the linear layers sees all of it, and they like large matrices.
-TOKEN_BUDGET = 8_000
+#: Tokens of a batch. Nothing but the linear layers sees all of it, and they like large matrices; beyond this, glibc
+#: gives the memory of small encoders back between layers.
+TOKEN_BUDGET = 4_000
 
 #: Matrices have a multiple of so many rows: for a new size, the library below first spends milliseconds making code.
 ROWS = 128
