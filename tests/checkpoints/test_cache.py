@@ -24,7 +24,7 @@ from token_ids import pair_tokens, passage_tokens
 
 from rocketqa_haystack import CrossEncoder, DualEncoder, RocketQADocumentEmbedder, RocketQARanker, RocketQATextEmbedder
 from rocketqa_haystack.checkpoints import registry
-from rocketqa_haystack.checkpoints.cache import archive_path, cache_folder, converted_path, model_folder
+from rocketqa_haystack.checkpoints.cache import _fingerprint, archive_path, cache_folder, converted_path, model_folder
 from rocketqa_haystack.checkpoints.errors import CheckpointError
 from rocketqa_haystack.checkpoints.registry import OFFICIAL_MODELS
 from rocketqa_haystack.cli.main import main
@@ -186,6 +186,20 @@ def test_a_folder_in_the_official_form_is_converted_once_and_again_when_it_chang
     assert variables
     with pytest.raises(ModelError, match="own holds a dual encoder, not a cross-encoder"):
         CrossEncoder.from_pretrained(tmp_path / "own")
+
+
+@pytest.mark.parametrize("key", ["model_conf_path", "model_vocab_path"])
+def test_a_folder_is_another_when_a_file_that_it_names_changes(key: str, tmp_path: Path) -> None:
+    config = {"model_conf_path": "of/model.conf", "model_vocab_path": "of/vocabulary"}
+    write_checkpoint(tmp_path / "own", "cross_encoder", config=config)
+    (tmp_path / "own" / "of").mkdir()
+    (tmp_path / "own" / "model_conf.json").rename(tmp_path / "own" / "of" / "model.conf")
+    (tmp_path / "own" / "vocab.txt").rename(tmp_path / "own" / "of" / "vocabulary")
+    before = _fingerprint(tmp_path / "own")
+    assert before == _fingerprint(tmp_path / "own")
+    with (tmp_path / "own" / config[key]).open("a") as file:
+        file.write("\n")
+    assert before != _fingerprint(tmp_path / "own")
 
 
 def test_a_model_of_the_other_kind_is_refused_before_the_download(server: Server) -> None:
