@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 from pathlib import Path
 from typing import Any
@@ -261,6 +262,11 @@ DEFECTS: dict[str, tuple[Any, str]] = {
         lambda f: (f / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n"),
         r"it has no \[SEP\]",
     ),
+    "an id of thousands of digits": (
+        lambda f: _append(f / "vocab.txt", b"foo\t" + b"1" * 5000),
+        "vocab.txt.* is no id",
+    ),
+    "a vocabulary that is a pipe": (lambda f: _pipe(f / "vocab.txt"), "vocab.txt is not a file"),
     "an id that is none": (lambda f: (f / "vocab.txt").write_text("[PAD]\tx\n"), "is no id"),
 }
 
@@ -439,6 +445,11 @@ def _variable(path: Path, values: Any) -> None:
 def _folder(path: Path) -> None:
     path.unlink()
     path.mkdir()
+
+
+def _pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
 
 
 def _link(path: Path) -> None:
