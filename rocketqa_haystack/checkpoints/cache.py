@@ -55,7 +55,7 @@ def model_folder(name: str, kind: Kind | None = None, *, local_files_only: bool 
         CheckpointError: The model is of the other kind, cannot be downloaded, or is broken.
     """
     folder = Path(name)
-    model = None if folder.exists() else OFFICIAL_MODELS.get(name)
+    model = None if os.path.exists(name) else OFFICIAL_MODELS.get(name)
     found = model.kind if model is not None else official_kind(folder)
     if found is None:
         return None

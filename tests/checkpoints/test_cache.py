@@ -243,6 +243,26 @@ def test_without_a_network_one_sentence_says_where_to_put_the_archive(
     assert [line.split()[-1] for line in capsys.readouterr().out.splitlines() if "v1_marco_ce" in line] == ["ready"]
 
 
+@pytest.mark.parametrize("proxy", ["socks5://127.0.0.1:9", "strange://127.0.0.1:9"])
+def test_a_proxy_that_does_not_work_ends_in_the_same_sentence(
+    proxy: str, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.setenv(name, proxy)
+    with pytest.raises(ModelError, match=r"cannot be downloaded: .* Put its archive by hand at") as error:
+        CrossEncoder.from_pretrained("v1_marco_ce")
+    assert "\n" not in str(error.value)
+    assert server.requests == []
+
+
+@pytest.mark.parametrize("name", ["n" * 300, "a\0b", "/" + "n" * 300])
+def test_a_name_that_can_be_no_path_is_told(name: str) -> None:
+    with pytest.raises(ModelError):
+        CrossEncoder.from_pretrained(name, local_files_only=True)
+
+
 def fetched() -> Path:
     folder = model_folder("v1_marco_ce")
     assert folder is not None
@@ -375,6 +395,9 @@ def test_a_killed_process_leaves_nothing_that_the_next_takes_for_whole(server: S
 def test_the_command_converts_names_archives_and_folders(
     server: Server, archives: dict[str, bytes], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    assert main(["convert", "v1_marco_de", "."]) == 2
+    assert "without a name" in capsys.readouterr().err
+    assert server.requests == []
     write_checkpoint(tmp_path / "own", "cross_encoder")
     (tmp_path / "a.tar.gz").write_bytes(archives["v2_marco_ce.tar.gz"])
     for source in ("v1_marco_de", str(tmp_path / "own"), str(tmp_path / "a.tar.gz")):

@@ -232,6 +232,22 @@ def test_a_folder_with_something_in_it_is_not_written_over(tmp_path: Path) -> No
     assert [path.name for path in (tmp_path / "model").iterdir()] == ["mine"]
 
 
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [("link", "is a link"), ("dangling", "is a link"), (".", "without a name"), ("..", "without")],
+)
+def test_a_place_that_no_folder_can_be_moved_to_is_refused_before_the_work(
+    output: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "empty" / "here").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "empty" / "here")
+    for name, target in (("link", "empty"), ("dangling", "nothing")):
+        (tmp_path / name).symlink_to(tmp_path / target)
+    with pytest.raises(FileExistsError, match=message):
+        convert(tmp_path / "nothing", tmp_path / output if message == "is a link" else output)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["dangling", "empty", "link"]
+
+
 #: What is done to a whole checkpoint, and what the error must say.
 DEFECTS: dict[str, tuple[Any, str]] = {
     "a missing variable": (
