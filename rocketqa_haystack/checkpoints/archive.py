@@ -21,6 +21,9 @@ DEEPEST = 16
 FREE_SIZE = 64 * 1024 * 1024
 MOST_EXPANSION = 20
 
+#: What a folder counts for; file systems take about as much for one.
+FOLDER_SIZE = 4096
+
 #: What is read into memory at a time, of a member's data or of all the headers in front of it.
 CHUNK = 64 * 1024
 
@@ -30,11 +33,11 @@ def extract_archive(archive: str | Path, folder: str | Path) -> None:
 
     Only folders and plain files with relative names come out, and the files' owners, modes and times do not. No more
     than a few `CHUNK`s of memory are taken, and no more than max(`FREE_SIZE`, `MOST_EXPANSION` times the archive's
-    size) written.
+    size) written, where each folder, also one that only a member's name implies, counts for `FOLDER_SIZE`.
 
     Raises:
-        CheckpointError: The archive is missing, broken, or holds anything else: links, devices, absolute names, `..`,
-            two members of one name, too many of them, too much data. Nothing of it is left then.
+        CheckpointError: The archive is missing, broken, or holds anything else: links, devices, sparse files, absolute
+            names, `..`, two members of one name, too many of them, too much data. Nothing of it is left then.
     """
     archive, folder = Path(archive), Path(folder)
     folder.mkdir(parents=True)
@@ -43,7 +46,8 @@ def extract_archive(archive: str | Path, folder: str | Path) -> None:
             compressed = file.read(2) == b"\x1f\x8b"
             file.seek(0)
             limit = max(FREE_SIZE, MOST_EXPANSION * os.fstat(file.fileno()).st_size)
-            _extract(_Source(gzip.GzipFile(fileobj=file) if compressed else file, limit), folder)
+            source = _Source(gzip.GzipFile(fileobj=file) if compressed else file, limit)
+            _extract(source, _Target(folder, limit))
     except CheckpointError as error:
         shutil.rmtree(folder)
         raise CheckpointError(f"{archive} is refused: {error}") from error
@@ -102,7 +106,31 @@ class _Source:
         return data
 
 
-def _extract(source: _Source, folder: Path) -> None:
+class _Target:
+    """The new folder, with a limit on what comes into it: little of an archive can make many folders."""
+
+    def __init__(self, folder: Path, limit: int) -> None:
+        self._folder = folder
+        self._limit = limit
+        self._taken = 0
+
+    def take(self, size: int) -> None:
+        """Counts what is about to be written."""
+        self._taken += size
+        if self._taken > self._limit:
+            raise CheckpointError(f"it would expand to more than {self._limit:,} bytes")
+
+    def make_folder(self, name: PurePosixPath) -> Path:
+        folder = self._folder
+        for part in name.parts:
+            folder = folder / part
+            if not folder.is_dir():
+                self.take(FOLDER_SIZE)
+                folder.mkdir()
+        return folder
+
+
+def _extract(source: _Source, target: _Target) -> None:
     source.allow(CHUNK)
     tar = tarfile.TarFile(fileobj=source)  # type: ignore[arg-type]
     seen = 0
@@ -117,30 +145,30 @@ def _extract(source: _Source, folder: Path) -> None:
         # tarfile keeps every header it has seen.
         tar.members.clear()  # type: ignore[attr-defined]
         tar.pax_headers = {}
-        _extract_member(tar, member, source, folder)
+        _extract_member(tar, member, source, target)
     # A header that makes no sense ends the archive for tarfile as the empty block does that ought to.
     if source.last_block.strip(b"\0"):
         raise CheckpointError("it has a broken header, or a member larger than its header says")
     source.finish()
 
 
-def _extract_member(tar: tarfile.TarFile, member: tarfile.TarInfo, source: _Source, folder: Path) -> None:
+def _extract_member(tar: tarfile.TarFile, member: tarfile.TarInfo, source: _Source, target: _Target) -> None:
     name = PurePosixPath(member.name)
     if name.is_absolute() or ".." in name.parts or "\\" in member.name or Path(member.name).drive:
         raise CheckpointError(f"its member {member.name!r:.80} lies outside the archive's folder")
     if len(name.parts) > DEEPEST:
         raise CheckpointError(f"its member {member.name!r:.80} lies {len(name.parts)} folders deep")
-    target = folder.joinpath(*name.parts)
     if member.isdir():
-        target.mkdir(parents=True, exist_ok=True)
+        target.make_folder(name)
         return
-    if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE):
+    # A sparse file, whose holes its header only counts, may be of the plain files' type.
+    if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or member.issparse():
         raise CheckpointError(f"its member {member.name!r:.80} is neither a folder nor a plain file")
     data = tar.extractfile(member)
     assert data is not None
-    target.parent.mkdir(parents=True, exist_ok=True)
+    path = target.make_folder(name.parent) / name.name
     try:
-        file = target.open("xb")
+        file = path.open("xb")
     except FileExistsError as error:
         raise CheckpointError(f"it has two members {member.name!r:.80}") from error
     with file:
@@ -150,5 +178,6 @@ def _extract_member(tar: tarfile.TarFile, member: tarfile.TarInfo, source: _Sour
             chunk = data.read(min(CHUNK, left))
             if not chunk:
                 raise CheckpointError(f"it ends within its member {member.name!r:.80}")
+            target.take(len(chunk))
             file.write(chunk)
             left -= len(chunk)

@@ -21,7 +21,7 @@ from rocketqa_haystack.checkpoints.errors import CheckpointError
 from rocketqa_haystack.checkpoints.registry import OFFICIAL_MODELS, Kind, OfficialModel
 
 #: Converted folders of an earlier form are not used again.
-FORM = "1"
+FORM = "2"
 
 
 def cache_folder() -> Path:
@@ -55,7 +55,7 @@ def model_folder(name: str, kind: Kind | None = None, *, local_files_only: bool 
         CheckpointError: The model is of the other kind, cannot be downloaded, or is broken.
     """
     folder = Path(name)
-    model = None if folder.exists() else OFFICIAL_MODELS.get(name)
+    model = None if os.path.exists(name) else OFFICIAL_MODELS.get(name)
     found = model.kind if model is not None else official_kind(folder)
     if found is None:
         return None
@@ -129,7 +129,7 @@ def _fingerprint(folder: Path) -> str:
     """A name for the converted form of a folder, which changes when any of the folder's files does."""
     checkpoint = read_checkpoint(folder)
     root = folder.resolve()
-    files = [*root.glob("*.json"), checkpoint.vocabulary, *checkpoint.variables.iterdir()]
+    files = {*root.glob("*.json"), checkpoint.configuration, checkpoint.vocabulary, *checkpoint.variables.iterdir()}
     states = sorted((str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files)
     digest = hashlib.sha256(json.dumps([str(root), states]).encode()).hexdigest()
     return f"{root.name[:40]}-{digest[:16]}"

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import logging
+import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from rocketqa_haystack.checkpoints.errors import CheckpointError
 from rocketqa_haystack.checkpoints.registry import Kind
+
+logger = logging.getLogger(__name__)
 
 CONFIG_NAME = "config.json"
 
@@ -44,6 +49,7 @@ class OfficialCheckpoint:
 
     Attributes:
         kind: What it holds.
+        configuration: The model configuration.
         vocabulary: The vocabulary file.
         variables: The folder with one file for each variable.
         architecture: Of each tower.
@@ -55,6 +61,7 @@ class OfficialCheckpoint:
     """
 
     kind: Kind
+    configuration: Path
     vocabulary: Path
     variables: Path
     architecture: Architecture
@@ -69,7 +76,8 @@ def official_kind(folder: str | Path) -> Kind | None:
     """What a folder in the official form holds; None for any other folder."""
     path = Path(folder) / CONFIG_NAME
     # transformers' models have a config.json with a model_type too, but of other values.
-    if not path.is_file() or (Path(folder) / "modules.json").is_file():
+    # os.path has an answer for every string, such as one too long for a path.
+    if not os.path.isfile(path) or (Path(folder) / "modules.json").is_file():
         return None
     try:
         return KINDS.get(str(_read_json(path).get("model_type")))
@@ -80,6 +88,9 @@ def official_kind(folder: str | Path) -> Kind | None:
 def read_checkpoint(folder: str | Path) -> OfficialCheckpoint:
     """Reads config.json and the model configuration that it names.
 
+    The official train() leaves the variables in `step_N`, and beside it the config.json that it started from, which
+    names the start's folders: where those are not there, the last step is taken, and files beside config.json.
+
     Raises:
         CheckpointError: A file is missing or no JSON object, a key is missing or has a value that makes no sense, or a
             path leads out of the folder.
@@ -89,7 +100,8 @@ def read_checkpoint(folder: str | Path) -> OfficialCheckpoint:
     model_type = config.one_of("model_type", tuple(KINDS))
     kind = KINDS[model_type]
     is_dual = kind == "dual encoder"
-    architecture = _read_architecture(_inside(folder, config, "model_conf_path"))
+    configuration = _inside(folder, config, "model_conf_path")
+    architecture = _read_architecture(configuration)
     lengths = {
         name: config.size(name) for name in (("q_max_seq_len", "p_max_seq_len") if is_dual else ("max_seq_len",))
     }
@@ -99,11 +111,13 @@ def read_checkpoint(folder: str | Path) -> OfficialCheckpoint:
                 f"{config.path}: {name} is {length}; it must be at least 4, and the model has {architecture.positions} "
                 "positions"
             )
-    variables = _inside(folder, config, "model_checkpoint_path")
+    key = "model_checkpoint_path"
+    variables = _inside(folder, config, key, _last_step(folder) or config.text(key))
     if not variables.is_dir():
         raise CheckpointError(f"{config.path}: model_checkpoint_path must be a folder, but {variables} is none")
     return OfficialCheckpoint(
         kind=kind,
+        configuration=configuration,
         vocabulary=_inside(folder, config, "model_vocab_path"),
         variables=variables,
         architecture=architecture,
@@ -111,7 +125,7 @@ def read_checkpoint(folder: str | Path) -> OfficialCheckpoint:
         passage_max_length=lengths["p_max_seq_len" if is_dual else "max_seq_len"],
         removes_spaces=config.flag("for_cn"),
         shared=is_dual and config.flag("share_parameter"),
-        joint=not is_dual and config.flag("joint_training", default=False),
+        joint=not is_dual and config.flag("joint_training"),
     )
 
 
@@ -125,7 +139,9 @@ def _read_architecture(path: Path) -> Architecture:
         positions=conf.size("max_position_embeddings"),
         segments=conf.size("sent_type_vocab_size" if conf.get("sent_type_vocab_size") else "type_vocab_size"),
         # English configurations have a number of task types without using it.
-        tasks=conf.size("task_type_vocab_size") if conf.flag("use_task_id", default=False) else None,
+        tasks=conf.size("task_type_vocab_size")
+        if conf.get("use_task_id") is not None and conf.flag("use_task_id")
+        else None,
         activation=conf.one_of("hidden_act", ACTIVATIONS),
         dropout=conf.share("hidden_dropout_prob"),
         attention_dropout=conf.share("attention_probs_dropout_prob"),
@@ -139,20 +155,33 @@ def _read_architecture(path: Path) -> Architecture:
     return architecture
 
 
-def _inside(folder: Path, config: _Values, key: str) -> Path:
-    """A path that config.json names, if it stays in the folder, also by its links."""
-    value = config.text(key)
+def _inside(folder: Path, config: _Values, key: str, instead: str | None = None) -> Path:
+    """A path that config.json names, if it stays in the folder, also by its links.
+
+    Args:
+        instead: What is taken where that path is not there; by default what has its base name beside config.json.
+    """
+    named = config.text(key)
     root = folder.resolve()
-    try:
-        path = (root / value).resolve()
-        there = path.exists()
-    except (OSError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"{config.path}: {key} {value!r:.80} is no path") from error
-    if path == root or not path.is_relative_to(root):
-        raise CheckpointError(f"{config.path}: {key} {value!r:.80} leads out of the checkpoint's folder")
-    if not there:
-        raise CheckpointError(f"{config.path}: {key} names {value!r:.80}, which is not there")
-    return path
+    for value in (named, instead or PurePosixPath(named).name):
+        try:
+            path = (root / value).resolve()
+            there = path.exists()
+        except (OSError, ValueError, RuntimeError) as error:
+            raise CheckpointError(f"{config.path}: {key} {value!r:.80} is no path") from error
+        if not path.is_relative_to(root):
+            raise CheckpointError(f"{config.path}: {key} {value!r:.80} leads out of the checkpoint's folder")
+        if there:
+            if value != named:
+                logger.info("%s: %s names %r, which is not there; %r is taken", config.path, key, named, value)
+            return path
+    raise CheckpointError(f"{config.path}: {key} names {named!r:.80}, which is not there")
+
+
+def _last_step(folder: Path) -> str | None:
+    """The folder of variables that the official train() wrote last."""
+    steps = (path.name for path in folder.glob("step_*") if re.fullmatch("step_[0-9]{1,18}", path.name))
+    return max((name for name in steps if (folder / name).is_dir()), key=lambda name: int(name[5:]), default=None)
 
 
 class _Values:
@@ -177,8 +206,8 @@ class _Values:
             raise self._error(key, "a number from 0 to below 1")
         return float(value)
 
-    def flag(self, key: str, default: bool | None = None) -> bool:
-        value = self._required(key) if default is None else self._values.get(key, default)
+    def flag(self, key: str) -> bool:
+        value = self._values.get(key, False)
         if not isinstance(value, int) or value not in (0, 1):  # a bool is an int
             raise self._error(key, "true, false, 0 or 1")
         return bool(value)

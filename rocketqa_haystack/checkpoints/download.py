@@ -45,6 +45,10 @@ def download(url: str, target: Path, md5: str) -> None:
                 if _size(part) <= before:
                     reason = str(error).split("\n")[0] or type(error).__name__
                     raise CheckpointError(f"{url} cannot be downloaded: {reason}") from error
+            except CheckpointError:
+                raise
+            except (ImportError, ValueError, httpx.InvalidURL) as error:  # proxies of the environment, answers
+                raise CheckpointError(f"{url} cannot be downloaded: {str(error).rstrip('.')}") from error
     try:
         check_md5(part, md5)
     except CheckpointError as error:

@@ -42,8 +42,11 @@ _NEWER = "".join(re.sub("[0-9A-F]+", lambda code: rf"\x{{{code[0]}}}", part) for
 #: Dropped before all else. The white space among the control characters stays.
 DROPPED = rf"[\p{{C}}\x{{FFFD}}{_NEWER}&&[^\t\n\r]]"
 
-#: Unicode's condition Final_Sigma, which Python's str.lower() follows.
-FINAL_SIGMA = r"(?<=\p{Cased}\p{Case_Ignorable}*)\x{3A3}(?!\p{Case_Ignorable}*\p{Cased})"
+#: Unicode's condition Final_Sigma as Python's str.lower() has it: what is both cased and ignorable is passed over.
+FINAL_SIGMA = (
+    r"(?<=[\p{Cased}&&[^\p{Case_Ignorable}]]\p{Case_Ignorable}*)\x{3A3}"
+    r"(?!\p{Case_Ignorable}*[\p{Cased}&&[^\p{Case_Ignorable}]])"
+)
 
 #: What stands alone: punctuation, ASCII's symbols, and the ideographs that the library's BertNormalizer passes over.
 SEPARATE = r"[\p{P}$+<=>^`|~\x{2B820}-\x{2B91F}]"
@@ -98,6 +101,8 @@ def build_tokenizer(
 
 
 def _read_vocabulary(path: Path, size: int) -> dict[str, int]:
+    if not path.is_file():  # a named pipe would wait for a writer for ever
+        raise CheckpointError(f"{path} is not a file")
     try:
         if path.stat().st_size > LARGEST_VOCABULARY:
             raise CheckpointError(f"{path} is no vocabulary: it is larger than {LARGEST_VOCABULARY:,} bytes")
@@ -109,7 +114,7 @@ def _read_vocabulary(path: Path, size: int) -> dict[str, int]:
     ids = {}
     for number, line in enumerate(text.split("\n")):
         token, _, column = line.strip().partition("\t")  # ERNIE's vocabularies have the id in a second column
-        if column and not column.isdecimal():
+        if column and not (column.isdecimal() and len(column) < 20):
             raise CheckpointError(f"{path}, line {number + 1}: {column!r:.80} is no id")
         if token:
             ids[token] = int(column or number)  # of two lines with one token, the second counts, as in the toolkit

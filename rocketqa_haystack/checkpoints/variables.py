@@ -53,15 +53,20 @@ def read_variable(path: str | Path, shape: tuple[int, ...] | None = None) -> NDA
     """
     path = Path(path)
     try:
-        # A named pipe would wait for a writer for ever.
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-        with os.fdopen(descriptor, "rb") as file:
-            status = os.fstat(descriptor)
+        with open(path, "rb", opener=_open_without_waiting) as file:
+            status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise CheckpointError(f"{path} is not a file")
             return _read(file, status.st_size, path, shape)
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
+    except CheckpointError:
+        raise
+    except (OSError, ValueError) as error:  # ValueError: no name of a file
+        raise CheckpointError(f"{path} cannot be read: {getattr(error, 'strerror', error)}") from error
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    # A named pipe would wait for a writer for ever.
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def _read(file: BinaryIO, size: int, path: Path, shape: tuple[int, ...] | None) -> NDArray[Any]:

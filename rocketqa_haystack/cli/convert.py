@@ -19,7 +19,9 @@ def convert(source: str, output: Path) -> None:
     from rocketqa_haystack.checkpoints.cache import official_archive
     from rocketqa_haystack.checkpoints.convert import convert as convert_checkpoint
     from rocketqa_haystack.checkpoints.registry import OFFICIAL_MODELS
+    from rocketqa_haystack.data.files import refuse_occupied
 
+    refuse_occupied(output)  # before a download
     path = Path(source)
     if not path.exists():
         if source not in OFFICIAL_MODELS:

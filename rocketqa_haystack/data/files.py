@@ -177,12 +177,16 @@ def atomic_write(path: str | Path) -> Iterator[TextIO]:
 
 
 def refuse_occupied(path: str | Path) -> None:
-    """Refuses a path where there is anything but an empty folder.
+    """Refuses a path where there is anything but an empty folder, or that a folder cannot be moved to.
 
     Raises:
-        FileExistsError: There is.
+        FileExistsError: It is one.
     """
     path = Path(path)
+    if path.is_symlink():
+        raise FileExistsError(f"{path} is a link, which a new folder cannot replace; name the folder itself")
+    if path.name in ("", ".."):
+        raise FileExistsError(f"{path} is a folder without a name of its own, which a new one cannot replace; name one")
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         raise FileExistsError(f"{path} is there already and is not an empty folder; remove it or choose another")
 

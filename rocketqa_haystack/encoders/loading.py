@@ -108,9 +108,9 @@ def is_folder(name: str) -> bool:
         ModelError: The name is a path, and there is nothing, or a file.
     """
     path = Path(name)
-    if path.is_dir():
+    if os.path.isdir(name):  # which, unlike Path's, has an answer for a name too long for a path
         return True
-    if path.exists():
+    if os.path.exists(name):
         raise ModelError(f"{name} is a file; a model is a folder, and `rocketqa convert` makes one of an archive")
     if (
         not name.strip()

@@ -70,6 +70,21 @@ def headers(kind: bytes, size: int) -> bytes:
     return member("x", kind=kind, size=size).tobuf(tarfile.USTAR_FORMAT)
 
 
+def pax(records: dict[str, str]) -> tuple[tarfile.TarInfo, bytes]:
+    """An extended header."""
+    data = b""
+    for key, value in records.items():
+        length = len(f" {key}={value}\n") + 3  # of three digits
+        data += f"{length:03} {key}={value}\n".encode()
+    return member("x", data, kind=tarfile.XHDTYPE), data
+
+
+def sparse(**records: str) -> bytes:
+    """A file that is nothing but a hole, in GNU's newer forms, where it has the type of a plain file."""
+    header = pax({f"GNU.sparse.{key}": value for key, value in records.items()})
+    return tar_of(header, (member("zeros", b"0\n"), b"0\n"), format=tarfile.USTAR_FORMAT)
+
+
 PAX = b"30 comment=aaaaaaaaaaaaaaaaaa\n"
 HOSTILE: dict[str, tuple[bytes, str]] = {
     "an absolute name": (tar_of((member("/tmp/evil", b"1"), b"1")), "outside"),
@@ -86,6 +101,9 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
         tar_of((member("s", kind=tarfile.GNUTYPE_SPARSE), b"")),
         "neither a folder|oversized|broken|cannot be extracted",
     ),
+    "a sparse file of form 0.1": (sparse(map="0,0", size="300000000"), "neither a folder"),
+    "a sparse file of form 0.1 with its real size": (sparse(map="0,0", realsize="300000000"), "neither a folder"),
+    "a sparse file of form 1.0": (sparse(major="1", minor="0", name="zeros", realsize="300000000"), "neither a folder"),
     "one name twice": (tar_of((member("a", b"1"), b"1"), (member("a", b"2"), b"2")), "two members"),
     "a file as a folder": (tar_of((member("a", b"1"), b"1"), (member("a/b", b"2"), b"2")), "cannot be extracted"),
     "folders without end": (tar_of((member("/".join("a" * 40), b"1"), b"1")), "folders deep"),
@@ -164,6 +182,17 @@ def test_members_without_number_are_stopped(tmp_path: Path, monkeypatch: pytest.
     (tmp_path / "a").write_bytes(GOOD)
     with pytest.raises(CheckpointError, match="more than 3 members"):
         extract_archive(tmp_path / "a", tmp_path / "out")
+
+
+@pytest.mark.parametrize("kind", [tarfile.DIRTYPE, tarfile.REGTYPE])
+def test_folders_without_number_are_stopped(kind: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also those that a name implies: a member of 512 bytes, hardly any when compressed, makes fifteen."""
+    monkeypatch.setattr(archive_module, "FREE_SIZE", 1024 * 1024)
+    names = [f"{number}/" + "/".join("a" * 15) for number in range(100)]
+    (tmp_path / "a").write_bytes(gzip.compress(tar_of(*((member(name, kind=kind), b"") for name in names))))
+    with pytest.raises(CheckpointError, match="would expand to more than"):
+        extract_archive(tmp_path / "a", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 @st.composite

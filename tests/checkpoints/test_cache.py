@@ -24,7 +24,7 @@ from token_ids import pair_tokens, passage_tokens
 
 from rocketqa_haystack import CrossEncoder, DualEncoder, RocketQADocumentEmbedder, RocketQARanker, RocketQATextEmbedder
 from rocketqa_haystack.checkpoints import registry
-from rocketqa_haystack.checkpoints.cache import archive_path, cache_folder, converted_path, model_folder
+from rocketqa_haystack.checkpoints.cache import _fingerprint, archive_path, cache_folder, converted_path, model_folder
 from rocketqa_haystack.checkpoints.errors import CheckpointError
 from rocketqa_haystack.checkpoints.registry import OFFICIAL_MODELS
 from rocketqa_haystack.cli.main import main
@@ -188,6 +188,20 @@ def test_a_folder_in_the_official_form_is_converted_once_and_again_when_it_chang
         CrossEncoder.from_pretrained(tmp_path / "own")
 
 
+@pytest.mark.parametrize("key", ["model_conf_path", "model_vocab_path"])
+def test_a_folder_is_another_when_a_file_that_it_names_changes(key: str, tmp_path: Path) -> None:
+    config = {"model_conf_path": "of/model.conf", "model_vocab_path": "of/vocabulary"}
+    write_checkpoint(tmp_path / "own", "cross_encoder", config=config)
+    (tmp_path / "own" / "of").mkdir()
+    (tmp_path / "own" / "model_conf.json").rename(tmp_path / "own" / "of" / "model.conf")
+    (tmp_path / "own" / "vocab.txt").rename(tmp_path / "own" / "of" / "vocabulary")
+    before = _fingerprint(tmp_path / "own")
+    assert before == _fingerprint(tmp_path / "own")
+    with (tmp_path / "own" / config[key]).open("a") as file:
+        file.write("\n")
+    assert before != _fingerprint(tmp_path / "own")
+
+
 def test_a_model_of_the_other_kind_is_refused_before_the_download(server: Server) -> None:
     with pytest.raises(ModelError, match="v1_marco_ce holds a cross-encoder, not a dual encoder"):
         DualEncoder.from_pretrained("v1_marco_ce")
@@ -227,6 +241,26 @@ def test_without_a_network_one_sentence_says_where_to_put_the_archive(
     CrossEncoder.from_pretrained("v1_marco_ce", local_files_only=True)
     assert main(["models"]) == 0
     assert [line.split()[-1] for line in capsys.readouterr().out.splitlines() if "v1_marco_ce" in line] == ["ready"]
+
+
+@pytest.mark.parametrize("proxy", ["socks5://127.0.0.1:9", "strange://127.0.0.1:9"])
+def test_a_proxy_that_does_not_work_ends_in_the_same_sentence(
+    proxy: str, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.setenv(name, proxy)
+    with pytest.raises(ModelError, match=r"cannot be downloaded: .* Put its archive by hand at") as error:
+        CrossEncoder.from_pretrained("v1_marco_ce")
+    assert "\n" not in str(error.value)
+    assert server.requests == []
+
+
+@pytest.mark.parametrize("name", ["n" * 300, "a\0b", "/" + "n" * 300])
+def test_a_name_that_can_be_no_path_is_told(name: str) -> None:
+    with pytest.raises(ModelError):
+        CrossEncoder.from_pretrained(name, local_files_only=True)
 
 
 def fetched() -> Path:
@@ -361,6 +395,9 @@ def test_a_killed_process_leaves_nothing_that_the_next_takes_for_whole(server: S
 def test_the_command_converts_names_archives_and_folders(
     server: Server, archives: dict[str, bytes], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    assert main(["convert", "v1_marco_de", "."]) == 2
+    assert "without a name" in capsys.readouterr().err
+    assert server.requests == []
     write_checkpoint(tmp_path / "own", "cross_encoder")
     (tmp_path / "a.tar.gz").write_bytes(archives["v2_marco_ce.tar.gz"])
     for source in ("v1_marco_de", str(tmp_path / "own"), str(tmp_path / "a.tar.gz")):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 from pathlib import Path
 from typing import Any
@@ -231,6 +232,22 @@ def test_a_folder_with_something_in_it_is_not_written_over(tmp_path: Path) -> No
     assert [path.name for path in (tmp_path / "model").iterdir()] == ["mine"]
 
 
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [("link", "is a link"), ("dangling", "is a link"), (".", "without a name"), ("..", "without")],
+)
+def test_a_place_that_no_folder_can_be_moved_to_is_refused_before_the_work(
+    output: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "empty" / "here").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "empty" / "here")
+    for name, target in (("link", "empty"), ("dangling", "nothing")):
+        (tmp_path / name).symlink_to(tmp_path / target)
+    with pytest.raises(FileExistsError, match=message):
+        convert(tmp_path / "nothing", tmp_path / output if message == "is a link" else output)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["dangling", "empty", "link"]
+
+
 #: What is done to a whole checkpoint, and what the error must say.
 DEFECTS: dict[str, tuple[Any, str]] = {
     "a missing variable": (
@@ -261,6 +278,11 @@ DEFECTS: dict[str, tuple[Any, str]] = {
         lambda f: (f / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n"),
         r"it has no \[SEP\]",
     ),
+    "an id of thousands of digits": (
+        lambda f: _append(f / "vocab.txt", b"foo\t" + b"1" * 5000),
+        "vocab.txt.* is no id",
+    ),
+    "a vocabulary that is a pipe": (lambda f: _pipe(f / "vocab.txt"), "vocab.txt is not a file"),
     "an id that is none": (lambda f: (f / "vocab.txt").write_text("[PAD]\tx\n"), "is no id"),
 }
 
@@ -276,7 +298,7 @@ def test_a_broken_checkpoint_is_refused_in_one_sentence_and_nothing_is_left(defe
     assert list((tmp_path / "output").iterdir()) == []
 
 
-REQUIRED = ["model_type", "max_seq_len", "model_conf_path", "model_vocab_path", "model_checkpoint_path", "for_cn"]
+REQUIRED = ["model_type", "max_seq_len", "model_conf_path", "model_vocab_path", "model_checkpoint_path"]
 REQUIRED_OF_CONF = [
     "attention_probs_dropout_prob",
     "hidden_act",
@@ -302,6 +324,55 @@ def test_a_missing_key_is_named(file: str, key: str, tmp_path: Path) -> None:
         convert(tmp_path / "source", tmp_path / "model")
 
 
+@pytest.mark.parametrize("kind", ["dual_encoder", "cross_encoder"])
+def test_flags_that_are_missing_are_off(kind: str, tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "source", kind, conf={"use_task_id": None})
+    convert(tmp_path / "source", tmp_path / "whole")
+    path = tmp_path / "source" / "config.json"
+    flags = {"for_cn", "share_parameter", "joint_training"}
+    path.write_text(json.dumps({key: value for key, value in json.loads(path.read_text()).items() if key not in flags}))
+    convert(tmp_path / "source", tmp_path / "model")
+    assert _bytes_of(tmp_path / "whole") == _bytes_of(tmp_path / "model")
+
+
+@pytest.mark.parametrize("value", [".", "./"])
+def test_variables_may_lie_beside_the_configuration(value: str, tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "source", "cross_encoder", config={"model_checkpoint_path": value})
+    for variable in (tmp_path / "source" / "params").iterdir():
+        variable.rename(tmp_path / "source" / variable.name)
+    convert(tmp_path / "source", tmp_path / "model")
+    assert (tmp_path / "model" / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("kind", ["dual_encoder", "cross_encoder"])
+def test_the_last_step_of_the_official_training_is_taken(
+    kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = tmp_path / "source"
+    start = {
+        "model_checkpoint_path": "start/params",
+        "model_conf_path": "start/model_conf.json",
+        "model_vocab_path": "start/vocab.txt",
+    }
+    write_checkpoint(source, kind, seed=1, config=start, optimizer_state=True)
+    (source / "params").rename(source / "step_100")
+    write_checkpoint(tmp_path / "plain", kind, seed=1)
+    write_checkpoint(tmp_path / "earlier", kind, seed=2)
+    (tmp_path / "earlier" / "params").rename(source / "step_20")
+    (source / "step_300").touch()
+    (source / "step_last").mkdir()
+    with caplog.at_level("INFO", logger="rocketqa_haystack"):
+        convert(source, tmp_path / "model")
+    assert "model_checkpoint_path names 'start/params', which is not there; 'step_100' is taken" in caplog.text
+    convert(tmp_path / "plain", tmp_path / "plain-model")
+    assert _bytes_of(tmp_path / "model") == _bytes_of(tmp_path / "plain-model")
+    outside = tmp_path / "earlier" / "outside"
+    outside.mkdir()
+    (source / "step_400").symlink_to(outside)
+    with pytest.raises(CheckpointError, match="leads out of the checkpoint's folder"):
+        convert(source, tmp_path / "refused")
+
+
 WRONG_VALUES: list[tuple[str, str, Any]] = [
     ("config", "model_type", "reader"),
     ("config", "model_type", ["dual_encoder"]),
@@ -319,7 +390,9 @@ WRONG_VALUES: list[tuple[str, str, Any]] = [
     ("config", "model_conf_path", 5),
     ("config", "model_vocab_path", "params/../../elsewhere.json"),
     ("config", "model_vocab_path", "params"),
-    ("config", "model_checkpoint_path", "."),
+    ("config", "model_conf_path", "."),
+    ("config", "model_vocab_path", "."),
+    ("config", "model_checkpoint_path", "params/step_1"),
     ("config", "model_checkpoint_path", ""),
     ("config", "model_checkpoint_path", ".."),
     ("config", "model_checkpoint_path", "vocab.txt"),
@@ -362,6 +435,11 @@ def test_whole_files_outside_the_folder_are_not_read(way: str, key: str, tmp_pat
         convert(source, tmp_path / "model")
 
 
+def _bytes_of(folder: Path) -> dict[str, bytes]:
+    files = (path for path in folder.rglob("*") if path.suffix in (".safetensors", ".json"))
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
 def _cut(path: Path, end: int) -> None:
     path.write_bytes(path.read_bytes()[:end])
 
@@ -383,6 +461,11 @@ def _variable(path: Path, values: Any) -> None:
 def _folder(path: Path) -> None:
     path.unlink()
     path.mkdir()
+
+
+def _pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
 
 
 def _link(path: Path) -> None:

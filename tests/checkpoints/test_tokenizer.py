@@ -55,7 +55,8 @@ def test_every_settled_character_is_treated_as_in_the_toolkit(vocabulary_file: P
         assert row == reference.pieces(text), ascii(text)
 
 
-SIGMA = "\u03a3\u03c3\u03c2\u0391\u0301\u00ad'. "
+#: Also what is both Cased and Case_Ignorable: U+0345 and modifier letters.
+SIGMA = "\u03a3\u03c3\u03c2\u0391\u0301\u00ad'. \u0345\u02b0\u207f"
 words = st.one_of(
     st.text(st.sampled_from(SETTLED), max_size=8),
     st.text(st.sampled_from(SIGMA), max_size=8),
@@ -69,6 +70,24 @@ words = st.one_of(
 def test_any_text_gives_the_toolkits_pieces(text: str, removes_spaces: bool, vocabulary_file: Path) -> None:
     expected = Tokenizer(VOCABULARY, for_cn=removes_spaces).pieces(text)
     assert pieces(built(vocabulary_file, removes_spaces), [text]) == [expected]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("\u0391\u03a3\u207f", ["\u03b1", "##\u03c2", "##\u207f"]),
+        ("\u02b0\u03a3", ["\u02b0", "##\u03c3"]),
+        ("\u0391\u03a3\u0345", ["\u03b1", "##\u03c2"]),
+        ("\u0391\u03a3\u0345\u0391", ["\u03b1", "##\u03c3", "##\u03b1"]),
+    ],
+)
+def test_the_sigma_passes_over_what_is_cased_and_ignorable(text: str, expected: list[str], tmp_path: Path) -> None:
+    path = tmp_path / "vocab.txt"
+    vocabulary = [*VOCABULARY, "\u02b0", "##\u207f"]
+    path.write_text("\n".join(vocabulary), encoding="utf-8")
+    tokenizer = build_tokenizer(path, vocabulary_size=len(vocabulary), removes_spaces=False, max_length=100)
+    assert tokenizer.convert_ids_to_tokens(pieces(tokenizer, [text])[0]) == expected
+    assert pieces(tokenizer, [text]) == [Tokenizer(vocabulary).pieces(text)]
 
 
 @given(first=st.integers(0, 24), second=st.integers(0, 24), limit=st.integers(4, 24), closes_empty=st.booleans())

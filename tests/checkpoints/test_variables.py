@@ -93,6 +93,14 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
         read_variable(tmp_path / "nothing")
 
 
+def test_what_is_no_file_is_told_and_nothing_stays_open(tmp_path: Path) -> None:
+    opened = len(os.listdir("/dev/fd"))
+    for path in (tmp_path, tmp_path / "a\0b", tmp_path / ("n" * 300)):
+        with pytest.raises(CheckpointError, match="cannot be read"):
+            read_variable(path)
+    assert len(os.listdir("/dev/fd")) == opened
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [
