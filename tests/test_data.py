@@ -24,7 +24,7 @@ from rocketqa_haystack.data import (
     save_collection,
     write_groups,
 )
-from rocketqa_haystack.data.files import atomic_write, read_lines
+from rocketqa_haystack.data.files import atomic_folder, atomic_write, read_lines
 from rocketqa_haystack.evaluation import read_run, write_run
 
 
@@ -182,3 +182,17 @@ def test_passages_and_strings_are_passages() -> None:
     assert as_passage(Passage("x", "y")) == Passage("x", "y")
     with pytest.raises(TypeError, match="must be a Passage or a string, not int"):
         as_passage(3)  # type: ignore[arg-type]
+
+
+def test_a_folder_that_could_not_be_filled_leaves_no_folders_above_it(tmp_path: Path) -> None:
+    def fail() -> None:
+        with atomic_folder(tmp_path / "a" / "b" / "model") as folder:
+            (folder / "half").touch()
+            raise ValueError("broken")
+
+    with pytest.raises(ValueError, match="broken"):
+        fail()
+    assert not list(tmp_path.iterdir())
+    with atomic_folder(tmp_path / "a" / "b" / "model") as folder:
+        (folder / "whole").touch()
+    assert [path.name for path in (tmp_path / "a" / "b").rglob("*")] == ["model", "whole"]

@@ -8,7 +8,7 @@ import os
 import tempfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, TextIO, cast
@@ -195,21 +195,29 @@ def refuse_occupied(path: str | Path) -> None:
 def atomic_folder(path: str | Path) -> Iterator[Path]:
     """A new folder to fill that takes the place of `path` when the block ends without an error, and only then.
 
-    Its parent folder, which goes away with the block, lies beside `path` and is named `.NAME.` and something.
+    Its parent folder, which goes away with the block, lies beside `path` and is named `.NAME.` and something. Folders
+    above that were made for it go away with an error.
 
     Raises:
         FileExistsError: `path` is there already and is not an empty folder.
     """
     path = Path(path)
     refuse_occupied(path)
+    missing = [parent for parent in path.parents if not parent.exists()]  # the nearest first
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as temporary:
-        whole = Path(temporary) / "whole"
-        whole.mkdir()
-        yield whole
-        if path.exists():
-            path.rmdir()
-        whole.rename(path)
+    try:
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as temporary:
+            whole = Path(temporary) / "whole"
+            whole.mkdir()
+            yield whole
+            if path.exists():
+                path.rmdir()
+            whole.rename(path)
+    except BaseException:
+        with suppress(OSError):  # another process may have put something there
+            for parent in missing:
+                parent.rmdir()
+        raise
 
 
 def write_json(path: str | Path, value: Any) -> None:
