@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
+from warnings import catch_warnings, simplefilter
 
 import torch
 from accelerate.utils import set_seed
@@ -27,14 +29,16 @@ def prepare(model: nn.Module, settings: TrainingSettings, device: torch.device) 
             _add_adapters(transformer, settings)
         if settings.gradient_checkpointing:
             options = {"use_reentrant": False, "context_fn": replay_contexts(device)}
-            transformer.gradient_checkpointing_enable(options)  # type: ignore[no-untyped-call]
+            with _old_names():
+                transformer.gradient_checkpointing_enable(options)  # type: ignore[no-untyped-call]
 
 
 def restore(model: nn.Module) -> None:
     """Takes back what `prepare` did; what adapters have learned stays, in the weights."""
     for transformer in _transformers(model):
-        if transformer.is_gradient_checkpointing:
-            transformer.gradient_checkpointing_disable()  # type: ignore[no-untyped-call]
+        with _old_names():
+            if transformer.is_gradient_checkpointing:
+                transformer.gradient_checkpointing_disable()  # type: ignore[no-untyped-call]
     adapted = [(name, module) for name, module in model.named_modules() if hasattr(module, "get_base_layer")]
     for name, module in adapted:
         module.merge()
@@ -58,6 +62,14 @@ def _add_adapters(transformer: PreTrainedModel, settings: TrainingSettings) -> N
         target_modules="all-linear",
     )
     inject_adapter_in_model(config, backbone)
+
+
+@contextmanager
+def _old_names() -> Iterator[None]:
+    """transformers has begun to call it activation checkpointing; the names of all its fifth versions are these."""
+    with catch_warnings():
+        simplefilter("ignore", FutureWarning)
+        yield
 
 
 def _transformers(model: nn.Module) -> Iterator[PreTrainedModel]:

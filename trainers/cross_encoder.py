@@ -14,7 +14,7 @@ from torch import Tensor
 from rocketqa_haystack.data import Collection, Passage, TrainingGroup
 from rocketqa_haystack.encoders import CrossEncoder
 from rocketqa_haystack.evaluation import Run, measure, rerank
-from trainers.fingerprints import describe
+from trainers.fingerprints import describe, model_name
 from trainers.forward import forward_in_batches
 from trainers.gathering import process_slice
 from trainers.loop import Task, TrainingResult, start_accelerator, train
@@ -83,7 +83,7 @@ class CrossEncoderTrainer:
         self._known = known_positives(groups)
         self._options = {
             "trainer": type(self).__name__,
-            "model": str(model),
+            "model": model_name(model),
             "negatives": negatives,
             **asdict(self.encoder.settings),
         }

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rocketqa_haystack.data import Collection, Passage, TrainingGroup
 from rocketqa_haystack.evaluation import measure, retrieve
-from trainers.fingerprints import describe
+from trainers.fingerprints import describe, model_name
 from trainers.gathering import as_share, gather_rows, process_slice
 from trainers.loop import Task, TrainingResult, start_accelerator, train
 from trainers.retriever import TrainedRetriever
@@ -91,7 +91,7 @@ class DualEncoderTrainer:
         self._known = known_positives(groups)
         self._options = {
             "trainer": type(self).__name__,
-            "model": str(model),
+            "model": model_name(model),
             "hard_negatives": hard_negatives,
             "temperature": self.retriever.temperature,
             **asdict(self.encoder.settings),

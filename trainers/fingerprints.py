@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from hashlib import blake2b
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,11 @@ def describe(groups: Sequence[TrainingGroup], dev: Collection | None = None) -> 
             "dev_fingerprint": _digest([dev.queries, dev.qrels, *dev.corpus]),
         }
     return found
+
+
+def model_name(model: str | Path) -> str:
+    """What to call a model: a folder by its own name, wherever it lies. Its weights are told apart by `of_weights`."""
+    return Path(model).resolve().name if Path(model).is_dir() else str(model)
 
 
 def of_weights(model: nn.Module) -> str:

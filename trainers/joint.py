@@ -15,7 +15,7 @@ from torch import Tensor
 from rocketqa_haystack.data import Collection, Passage, TrainingGroup
 from rocketqa_haystack.encoders import CrossEncoder
 from rocketqa_haystack.evaluation import measure, retrieve
-from trainers.fingerprints import describe
+from trainers.fingerprints import describe, model_name
 from trainers.forward import forward_in_batches
 from trainers.gathering import as_share, gather_rows, process_slice
 from trainers.loop import Task, TrainingResult, start_accelerator, train
@@ -129,8 +129,8 @@ class JointTrainer:
         self._known = known_positives([*groups, *denoised] if denoised else groups)
         self._options = {
             "trainer": type(self).__name__,
-            "retriever": str(retriever),
-            "reranker": str(reranker),
+            "retriever": model_name(retriever),
+            "reranker": model_name(reranker),
             "list_length": list_length,
             "reranker_learning_rate": self.reranker_learning_rate,
             "loss": asdict(self.joint_loss),

@@ -180,7 +180,7 @@ def train(task: Task, output: str | Path | None) -> TrainingResult:
                             folder.save(line["step"], checkpoint)
             run.end()
         if folder:
-            folder.finish(partial(_save, task.encoders, identity, log))
+            folder.finish(partial(_save, task.encoders, Path(output).name, identity, log))
     accelerator.wait_for_everyone()
     return _result(log)
 
@@ -367,11 +367,16 @@ def _places(encoders: Mapping[str, Encoder], output: Path) -> dict[str, Path]:
 
 
 def _save(
-    encoders: Mapping[str, Encoder], identity: Mapping[str, Any], log: list[dict[str, Any]], output: Path
+    encoders: Mapping[str, Encoder],
+    title: str,
+    identity: Mapping[str, Any],
+    log: Sequence[Mapping[str, Any]],
+    output: Path,
 ) -> None:
+    """Writes model folders, each with its card."""
     for name, place in _places(encoders, output).items():
         encoders[name].save_pretrained(place)
-        write_model_card(place, encoders[name], identity, log)
+        write_model_card(place, title if place == output else f"{title}: {name}", encoders[name], identity, log)
 
 
 def _reload(encoders: Mapping[str, Encoder], output: Path) -> None:

@@ -50,17 +50,19 @@ ranker = RocketQARanker(model="path/to/this/folder")
 ranker.run(query="a question", documents=[Document(content="a passage")])"""
 
 
-def write_model_card(folder: Path, encoder: object, run: Mapping[str, Any], log: Sequence[Mapping[str, Any]]) -> None:
+def write_model_card(
+    folder: Path, name: str, encoder: object, run: Mapping[str, Any], log: Sequence[Mapping[str, Any]]
+) -> None:
     """Writes the README.md of a model folder.
 
     Args:
         folder: The model folder.
+        name: What the model is called.
         encoder: What is in it.
         run: What the run's folder has as its identity.
         log: What it has as its log.
     """
     reranker = isinstance(encoder, CrossEncoder)
-    start = str(run["options"].get("model", ""))
     front = ModelCardData(
         library_name="sentence-transformers",
         pipeline_tag="text-ranking" if reranker else "sentence-similarity",
@@ -78,11 +80,10 @@ def write_model_card(folder: Path, encoder: object, run: Mapping[str, Any], log:
         measures.append("The weights are those of the step with the best measure.")
     text = CARD.format(
         front=front.to_yaml(),
-        name=folder.name,
+        name=name,
         kind="re-ranker (cross-encoder)" if reranker else "dense retriever (dual encoder)",
         version=__version__,
         trainer=run["options"].get("trainer", ""),
-        start=start,
         use=RERANKER if reranker else RETRIEVER,
         data=_table(["", ""], list(run["data"].items())),
         settings=_table(["setting", "value"], [*run["options"].items(), *run["settings"].items()]),
