@@ -21,6 +21,7 @@ from trainers.loop import Task, TrainingResult, start_accelerator, train
 from trainers.losses import pointwise_loss
 from trainers.sampling import EpochBatches, epoch_generator, known_positives, sample_negatives, sample_positive
 from trainers.settings import TrainingSettings
+from trainers.sharding import is_sharded
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ class CrossEncoderTrainer:
     def loss(self, batch: Sequence[_Pair]) -> Tensor | None:
         """This process's share of the loss of a batch of all processes; None where it has no pair of it."""
         own = batch[process_slice(len(batch))]
-        if not own:
+        if not own and not is_sharded(self.encoder.model):
             return None
         logits = forward_in_batches(
             self.encoder.model,

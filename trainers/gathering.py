@@ -58,6 +58,14 @@ def sum_over_processes(share: Tensor) -> float:
     return float(total)
 
 
+def most_of_all_processes(count: int, device: torch.device) -> int:
+    """The greatest of the numbers that the processes have."""
+    most = torch.tensor(count, device=device)
+    if _distributed():
+        distributed.all_reduce(most, distributed.ReduceOp.MAX)
+    return int(most)
+
+
 def as_share(loss: Tensor) -> Tensor:
     """The whole batch's loss, which every process has, as this process's share of it: shares add up to the whole.
 

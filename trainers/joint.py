@@ -23,6 +23,7 @@ from trainers.losses import JointLossSettings, joint_loss
 from trainers.retriever import TrainedRetriever
 from trainers.sampling import EpochBatches, known_positives, sample_negatives, sample_positive
 from trainers.settings import TrainingSettings
+from trainers.sharding import is_sharded
 
 
 @dataclass(frozen=True)
@@ -170,7 +171,8 @@ class JointTrainer:
         own = batch[process_slice(len(batch))]
         queries = self.retriever.encode_queries([one.query for one in own])
         vectors = self.retriever.encode_passages([passage for one in own for passage in one.passages])
-        shares = [self._distillation(own, queries, vectors, len(batch))] if own else []
+        taking_part = own or is_sharded(self.reranker.model)
+        shares = [self._distillation(own, queries, vectors, len(batch))] if taking_part else []
         if self.contrastive_weight:
             # The whole batch's on every process, with its own rows carrying gradient: see trainers/gathering.py.
             queries, vectors = gather_rows(queries), gather_rows(vectors)
@@ -194,6 +196,8 @@ class JointTrainer:
                 max_length=self.reranker.settings.passage_max_length,
                 replay=self.settings.gradient_caching and not self.freeze_reranker,
             )
+        if not lists:
+            return outputs.sum() + queries.sum() + vectors.sum()  # of nothing, but all that was run takes part
         logits = outputs[:, 1] - outputs[:, 0] if outputs.shape[1] == 2 else outputs[:, 0]
         lengths = torch.tensor([len(one.passages) for one in lists], device=logits.device)
         with torch.autocast(logits.device.type, enabled=False):
