@@ -28,7 +28,7 @@ from rocketqa_haystack.evaluation import measure, rerank, retrieve
 from trainers import CrossEncoderTrainer, DualEncoderTrainer, TrainingResult, TrainingSettings, mine_groups
 from trainers.dropout import fast_dropout
 from trainers.losses import contrastive_loss, pointwise_loss
-from trainers.sampling import batches_of, epoch_generator, known_positives, sample_negatives
+from trainers.sampling import epoch_generator, known_positives, sample_negatives
 
 CPU = torch.device("cpu")
 FAST = {"show_progress": False, "mixed_precision": "no"}
@@ -370,14 +370,6 @@ def test_fast_dropout_follows_torchs_seed() -> None:
     assert not torch.equal(mask(1), mask(2))
     torch.manual_seed(1)
     assert not torch.equal(mask(1), functional.dropout(torch.ones(1000), 0.3)), "torch's own dropout outside the block"
-
-
-@given(length=st.integers(0, 60), batch_size=st.integers(1, 20), seed=st.integers(0, 9))
-def test_batches_hold_every_position_once(length: int, batch_size: int, seed: int) -> None:
-    batches = batches_of(length, batch_size, epoch_generator(seed, 0))
-    assert sorted(position for batch in batches for position in batch) == list(range(length))
-    assert all(len(batch) == batch_size for batch in batches[:-1])
-    assert batches == batches_of(length, batch_size, epoch_generator(seed, 0))
 
 
 passages = st.builds(Passage, st.sampled_from(["a", "b", "c", "d", "e"]))
