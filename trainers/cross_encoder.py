@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
@@ -14,10 +14,10 @@ from torch import Tensor
 from rocketqa_haystack.data import Collection, Passage, TrainingGroup
 from rocketqa_haystack.encoders import CrossEncoder
 from rocketqa_haystack.evaluation import Run, measure, rerank
-from trainers.export import export
+from trainers.fingerprints import describe
 from trainers.forward import forward_in_batches
 from trainers.gathering import process_slice
-from trainers.loop import TrainingResult, TrainingSettings, start_accelerator, train
+from trainers.loop import Task, TrainingResult, start_accelerator, train
 from trainers.losses import pointwise_loss
 from trainers.sampling import (
     EpochBatches,
@@ -28,11 +28,13 @@ from trainers.sampling import (
     sample_negatives,
     sample_positive,
 )
+from trainers.settings import TrainingSettings
 from trainers.training_data import Groups, check_training_data, open_groups
 
 
 @dataclass(frozen=True)
 class _Pair:
+    query_id: str
     query: str
     passage: Passage
     label: int
@@ -106,6 +108,13 @@ class CrossEncoderTrainer:
         self.encoder.change_settings(passage_max_length=max_length)
         self.dev = dev
         self.dev_candidates = dev_candidates or {}
+        self._options = {
+            "trainer": type(self).__name__,
+            "model": str(model),
+            "negatives": negatives,
+            "exclude_known_positives": exclude_known_positives,
+            **asdict(self.encoder.settings),
+        }
 
     def train(self, output: str | Path | None = None) -> TrainingResult:
         """Trains the encoder in place and writes it as a model folder.
@@ -116,16 +125,19 @@ class CrossEncoderTrainer:
         Raises:
             FileExistsError: The folder is there already and is not empty.
         """
-        with export(self.encoder.save_pretrained, output, self.accelerator):
-            return train(
-                self.encoder.model,
-                self.settings,
-                self._batches,
-                self.loss,
-                accelerator=self.accelerator,
-                evaluate=partial(self._evaluate, self.dev) if self.dev is not None else None,
-                description="Training the re-ranker",
-            )
+        task = Task(
+            {"reranker": self.encoder},
+            self.settings,
+            self._batches,
+            self.loss,
+            self.accelerator,
+            options=self._options,
+            data=describe(self.groups, self.dev),
+            evaluate=partial(self._evaluate, self.dev) if self.dev is not None else None,
+            unit="pair",
+            description="Training the re-ranker",
+        )
+        return train(task, output)
 
     def loss(self, batch: Sequence[_Pair]) -> Tensor | None:
         """This process's share of the loss of a batch of all processes; None where it has no pair of it."""
@@ -158,7 +170,8 @@ class CrossEncoderTrainer:
         generator = example_generator(seed, epoch, number)
         positive = sample_positive(group, generator)
         negatives = sample_negatives(group, self.negatives, generator, known=self._known[group.query])
-        return _Pair(group.query, negatives[-left], 0) if left <= len(negatives) else _Pair(group.query, positive, 1)
+        passage, label = (negatives[-left], 0) if left <= len(negatives) else (positive, 1)
+        return _Pair(group.query_id, group.query, passage, label)
 
     def _different_negatives(self, group: TrainingGroup) -> list[Passage]:
         return different_negatives(group, known=self._known[group.query])
