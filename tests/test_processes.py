@@ -1,9 +1,10 @@
 """N processes with B queries take the step of one process with N·B: gradients, and weights after five steps of AdamW.
 
-In float64, where rounding can neither hide a difference nor make one. In float32, vectors differ in their last bits with
-the padding of their batches, and some gradients are nothing but such noise, because they are zero in exact arithmetic:
-those of the key biases of attention, which move all logits of a softmax alike, and that of the last bias of a passage
-tower, which moves all scores of a query alike. The optimizer's epsilon keeps it from making whole steps of them.
+In float64, where rounding can neither hide a difference nor make one. In float32, vectors differ in their last bits
+with the padding of their batches, and some gradients are nothing but such noise, because they are zero in exact
+arithmetic: those of the key biases of attention, which move all logits of a softmax alike, and that of the last bias of
+a passage tower, which moves all scores of a query alike. The optimizer's epsilon keeps it from making whole steps of
+them.
 """
 
 from __future__ import annotations
