@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from copy import deepcopy
@@ -164,6 +165,8 @@ def train(task: Task, output: str | Path | None) -> TrainingResult:
             run = _Run(task)
             if step:
                 run.load(read_checkpoint(path, step), log)
+                if folder and settings.show_progress:
+                    tqdm.write(f"continuing {output} after step {step}", file=sys.stderr)
             names = settings.tracker_names if folder else []
             config = {**identity["options"], **identity["settings"], **identity["data"]}
             with started_trackers(names, path / TRACKED, Path(output).name, config, step) as trackers:
