@@ -73,7 +73,7 @@ def start(*arguments: str) -> subprocess.Popen[bytes]:
 
 
 def content_of(store: FAISSDocumentStore) -> dict[str, list[float]]:
-    return {document.id: document.embedding or [] for document in store.filter_documents()}
+    return {document.id: document.embedding or [] for document in store.filter_documents(return_embedding=True)}
 
 
 def assert_search_equals_brute_force(store: FAISSDocumentStore, content: dict[str, list[float]]) -> None:

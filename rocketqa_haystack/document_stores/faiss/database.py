@@ -3,10 +3,12 @@
 import json
 import sqlite3
 import uuid
+import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -15,33 +17,57 @@ from haystack.document_stores.errors import DocumentStoreError, DuplicateDocumen
 from haystack.document_stores.types import DuplicatePolicy
 
 from rocketqa_haystack.document_stores.faiss.filters import Condition
-from rocketqa_haystack.document_stores.faiss.records import COLUMNS, encode_meta, from_row, to_row
+from rocketqa_haystack.document_stores.faiss.records import COLUMNS, checksum, encode_meta, from_row, to_row
+from rocketqa_haystack.document_stores.faiss.snapshot import INDEX_FILE, TAG_FILE
 from rocketqa_haystack.document_stores.faiss.vectors import STORED
 
 APPLICATION_ID = 0x52514853  # "RQHS" in SQLite's file header tells our files from others
-SCHEMA_VERSION = 1
-LOCK_TIMEOUT = 30.0  # seconds a writer waits for another process's transaction
+SCHEMA_VERSION = 2
+LOCK_TIMEOUT = 30.0  # seconds a writer waits for another's transaction
 CHUNK = 10_000  # vectors read at once for the index
+CHECKPOINT = 256 * 2**20  # bytes from which on the write-ahead log is emptied, if readers leave a gap for it
 
 # A document's number is its place in the order of writing. AUTOINCREMENT never gives a number twice, not even that of a
 # deleted document, and overwriting a document gives it a new one: a number stands for one vector for ever.
 # `removed` tells indexes which vectors went in which generation, as far back as state.history.
-_SCHEMA = (
-    "CREATE TABLE state (store TEXT NOT NULL, generation INTEGER NOT NULL, history INTEGER NOT NULL, "
-    "dimension INTEGER)",
-    "CREATE TABLE documents (number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, content TEXT, "
-    "meta TEXT NOT NULL, score REAL, blob BLOB, blob_info TEXT, sparse_embedding TEXT)",
-    "CREATE TABLE vectors (number INTEGER PRIMARY KEY, vector BLOB NOT NULL)",
-    "CREATE TABLE removed (generation INTEGER, number INTEGER, PRIMARY KEY (generation, number)) WITHOUT ROWID",
+# Checksums, which SQLite has not, tell a damaged file from a whole one; those of version 1 are NULL.
+_TRIGGERS = (
     "CREATE TRIGGER remove_vector AFTER DELETE ON documents BEGIN "
+    "UPDATE state SET documents = documents - 1; "
     "INSERT INTO removed SELECT generation, number FROM state, vectors WHERE number = old.number; "
     "DELETE FROM vectors WHERE number = old.number; "
     "END",
-    f"PRAGMA application_id = {APPLICATION_ID}",
+    "CREATE TRIGGER count_document AFTER INSERT ON documents BEGIN UPDATE state SET documents = documents + 1; END",
+    "CREATE TRIGGER count_vector AFTER INSERT ON vectors BEGIN UPDATE state SET vectors = vectors + 1; END",
+    "CREATE TRIGGER discount_vector AFTER DELETE ON vectors BEGIN UPDATE state SET vectors = vectors - 1; END",
     f"PRAGMA user_version = {SCHEMA_VERSION}",
 )
+_SCHEMA = (
+    "CREATE TABLE state (store TEXT NOT NULL, generation INTEGER NOT NULL, history INTEGER NOT NULL, "
+    "dimension INTEGER, factory TEXT NOT NULL, documents INTEGER NOT NULL, vectors INTEGER NOT NULL)",
+    "CREATE TABLE documents (number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, content TEXT, "
+    "meta TEXT NOT NULL, score REAL, blob BLOB, blob_info TEXT, sparse_embedding TEXT, checksum INTEGER)",
+    "CREATE TABLE vectors (number INTEGER PRIMARY KEY, vector BLOB NOT NULL, checksum INTEGER)",
+    "CREATE TABLE removed (generation INTEGER, number INTEGER, PRIMARY KEY (generation, number)) WITHOUT ROWID",
+    f"PRAGMA application_id = {APPLICATION_ID}",
+    *_TRIGGERS,
+)
+_FROM_VERSION_1 = (
+    "ALTER TABLE state ADD COLUMN factory TEXT NOT NULL DEFAULT 'Flat'",
+    "ALTER TABLE state ADD COLUMN documents INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE state ADD COLUMN vectors INTEGER NOT NULL DEFAULT 0",
+    "UPDATE state SET documents = (SELECT count(*) FROM documents), vectors = (SELECT count(*) FROM vectors)",
+    "ALTER TABLE documents ADD COLUMN checksum INTEGER",
+    "ALTER TABLE vectors ADD COLUMN checksum INTEGER",
+    "DROP TRIGGER remove_vector",
+    *_TRIGGERS,
+)
 
-_INSERT = f"INTO documents ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))})"
+_INSERT = f"INTO documents ({', '.join(COLUMNS)}, checksum) VALUES ({', '.join('?' * len(COLUMNS))}, ?)"
+_SCORE = COLUMNS.index("score")
+_ROW = ", ".join(f"documents.{column}" for column in (*COLUMNS, "checksum"))
+_VECTOR = "vectors.vector, vectors.checksum FROM documents LEFT JOIN vectors USING (number)"
+_NO_VECTOR = "NULL, NULL FROM documents"
 
 
 @dataclass(frozen=True)
@@ -53,12 +79,18 @@ class State:
     :param generation: Grows with every transaction that writes.
     :param history: The generation from which on removed vectors are known.
     :param dimension: Numbers in a vector; None before the first.
+    :param factory: The type of FAISS index that the folder was made with or last rebuilt with.
+    :param documents: How many documents there are.
+    :param vectors: How many of them have a vector.
     """
 
     store: str
     generation: int
     history: int
     dimension: int | None
+    factory: str
+    documents: int
+    vectors: int
 
 
 class Database:
@@ -66,20 +98,25 @@ class Database:
     One connection to a database, for one thread at a time; every call stands inside a `transaction`.
 
     :param file: The SQLite file, created where there is none; None for a database in memory.
+    :param factory: The type of FAISS index that a new database is for.
     :raises DocumentStoreError: If the file is no SQLite database, not ours, or written by a newer version.
     """
 
-    def __init__(self, file: Path | None) -> None:
+    def __init__(self, file: Path | None, factory: str) -> None:
         self._name = "The document store in memory" if file is None else str(file)
-        self._connection = sqlite3.connect(
-            ":memory:" if file is None else file, timeout=LOCK_TIMEOUT, isolation_level=None, check_same_thread=False
-        )
-        try:
-            with self._readable_errors():
-                self._prepare()
-        except BaseException:
-            self._connection.close()
-            raise
+        self._file = file
+        with self._readable_errors():
+            self._connection = sqlite3.connect(
+                ":memory:" if file is None else file,
+                timeout=LOCK_TIMEOUT,
+                isolation_level=None,
+                check_same_thread=False,
+            )
+            try:
+                self._prepare(factory)
+            except BaseException:
+                self._connection.close()
+                raise
 
     def close(self) -> None:
         """
@@ -104,45 +141,64 @@ class Database:
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
                 raise
+        if write:
+            self._empty_long_log()
 
     def state(self) -> State:
         """
         Return where the database stands.
         """
-        return State(*self._connection.execute("SELECT store, generation, history, dimension FROM state").fetchone())
+        sql = "SELECT store, generation, history, dimension, factory, documents, vectors FROM state"
+        return State(*self._connection.execute(sql).fetchone())
 
-    def count(self, condition: Condition | None = None) -> int:
+    def count(self, condition: Condition | None) -> int:
         """
         Return the number of documents, or of those that match.
         """
-        return int(self._select("count(*)", condition)[0][0])
+        return int(self._select("count(*) FROM documents", condition)[0][0])
 
-    def documents(self, condition: Condition | None = None) -> list[Document]:
+    def documents(self, condition: Condition | None = None, *, with_vectors: bool) -> list[Document]:
         """
-        Return all documents, or those that match, with their embeddings, in the order of writing.
+        Return all documents, or those that match, in the order of writing.
         """
-        rows = self._select(f"{', '.join(COLUMNS)}, vector", condition, "LEFT JOIN vectors USING (number)")
-        return [from_row(*row) for row in rows]
+        rows = self._select(f"{_ROW}, {_VECTOR if with_vectors else _NO_VECTOR}", condition)
+        if condition is None and len(rows) != (expected := self.state().documents):
+            raise self.damage(f"it has {len(rows)} documents, but should have {expected}")
+        return [self._document(row) for row in rows]
+
+    def documents_with_ids(self, ids: Iterable[str], *, with_vectors: bool) -> list[Document]:
+        """
+        Return the documents with these ids, in the order of the ids; those that are not there are left out.
+        """
+        sql = f"SELECT {_ROW}, {_VECTOR if with_vectors else _NO_VECTOR} WHERE id = ?"
+        rows = (self._connection.execute(sql, (id_,)).fetchone() for id_ in ids)
+        return [self._document(row) for row in rows if row is not None]
 
     def numbers(self, condition: Condition) -> np.ndarray:
         """
-        Return the numbers of the documents that match as int64 `[n]`.
+        Return the numbers of the documents that match as int64 `[n]`, rising.
         """
-        return np.array(self._select("number", condition), dtype=np.int64).reshape(-1)
+        return _column(self._select("number FROM documents", condition))
 
-    def numbered_document(self, number: int, *, with_vector: bool) -> Document:
+    def scored_documents(self, hits: list[tuple[int, float]], *, with_vectors: bool) -> list[Document]:
         """
-        Return the document of this number.
+        Return the documents with these numbers, with these scores, in this order.
         """
-        vector = "(SELECT vector FROM vectors WHERE vectors.number = documents.number)" if with_vector else "NULL"
-        sql = f"SELECT {', '.join(COLUMNS)}, {vector} FROM documents WHERE number = ?"
-        return from_row(*self._connection.execute(sql, (number,)).fetchone())
+        sql = (
+            f"SELECT documents.number, {_ROW}, {_VECTOR if with_vectors else _NO_VECTOR} "
+            "WHERE documents.number IN (SELECT value FROM json_each(?))"
+        )
+        numbers = json.dumps([number for number, _ in hits])
+        rows = {row[0]: row[1:] for row in self._connection.execute(sql, (numbers,))}
+        if missing := [number for number, _ in hits if number not in rows]:
+            raise self.damage(f"document number {missing[0]} is missing")
+        return [self._document(rows[number], score) for number, score in hits]
 
-    def metas(self, condition: Condition | None = None) -> list[str]:
+    def metas(self, condition: Condition | None = None) -> list[dict[str, Any]]:
         """
-        Return the metadata, as JSON, of all documents or of those that match, in the order of writing.
+        Return the metadata of all documents, or of those that match, in the order of writing.
         """
-        return [meta for (meta,) in self._select("meta", condition)]
+        return [self._decoded(meta) for (meta,) in self._select("meta FROM documents", condition)]
 
     def write(self, pairs: Iterable[tuple[Document, np.ndarray | None]], policy: DuplicatePolicy) -> int:
         """
@@ -156,6 +212,7 @@ class Database:
         dimension, written = self.state().dimension, 0
         for document, vector in pairs:
             row = to_row(document)
+            row = (*row, checksum(row))
             if policy is DuplicatePolicy.OVERWRITE:
                 self._connection.execute("DELETE FROM documents WHERE id = ?", (document.id,))
             cursor = self._connection.execute(f"INSERT OR IGNORE {_INSERT}", row)
@@ -174,7 +231,10 @@ class Database:
                     f"The embedding of document {document.id!r} has {len(vector)} dimensions, but the embeddings in "
                     f"this store have {dimension}."
                 )
-            self._connection.execute("INSERT INTO vectors VALUES (?, ?)", (cursor.lastrowid, vector.tobytes()))
+            stored = vector.tobytes()
+            self._connection.execute(
+                "INSERT INTO vectors VALUES (?, ?, ?)", (cursor.lastrowid, stored, zlib.crc32(stored))
+            )
         return written
 
     def delete(self, ids: Iterable[str]) -> None:
@@ -201,7 +261,7 @@ class Database:
         # Vectors first, so that the trigger finds nothing to note down: an index of before starts anew instead.
         self._connection.execute("DELETE FROM vectors")
         self._connection.execute("DELETE FROM documents")
-        self.forget_removed()
+        self.forget_removed(self.state().generation)
         if forget_dimension:
             self._connection.execute("UPDATE state SET dimension = NULL")
 
@@ -211,56 +271,90 @@ class Database:
         """
         self._advance()
         encode_meta(changes, "meta")
-        rows = self._select("number, meta", condition)
-        self._connection.executemany(
-            "UPDATE documents SET meta = ? WHERE number = ?",
-            ((encode_meta({**json.loads(meta), **changes}, "meta"), number) for number, meta in rows),
-        )
+        rows = self._select(f"documents.number, {_ROW} FROM documents", condition)
+        place = COLUMNS.index("meta")
+        for number, *row, _ in rows:
+            row[place] = encode_meta({**self._decoded(row[place]), **changes}, "meta")
+            self._connection.execute(
+                "UPDATE documents SET meta = ?, checksum = ? WHERE number = ?",
+                (row[place], checksum(tuple(row)), number),
+            )
         return len(rows)
 
     def vectors_after(self, number: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """
         Yield the vectors of documents numbered above `number` in chunks: int64 numbers `[n]`, float32 `[n, dim]`.
         """
-        sql = "SELECT number, vector FROM vectors WHERE number > ? ORDER BY number LIMIT ?"
+        sql = "SELECT number, vector, checksum FROM vectors WHERE number > ? ORDER BY number LIMIT ?"
         while rows := self._connection.execute(sql, (number, CHUNK)).fetchall():
-            numbers, vectors = zip(*rows, strict=True)
-            number = numbers[-1]
-            yield (
-                np.array(numbers, dtype=np.int64),
-                np.frombuffer(b"".join(vectors), dtype=STORED).reshape(len(rows), -1),
-            )
+            yield self._vectors(rows)
+            number = rows[-1][0]
+
+    def vectors_of(self, numbers: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """
+        Yield the vectors of the documents with these numbers, which rise, in chunks as `vectors_after` does.
+        """
+        sql = (
+            "SELECT number, vector, checksum FROM vectors WHERE number IN (SELECT value FROM json_each(?)) "
+            "ORDER BY number"
+        )
+        for start in range(0, len(numbers), CHUNK):
+            chunk = numbers[start : start + CHUNK].tolist()
+            rows = self._connection.execute(sql, (json.dumps(chunk),)).fetchall()
+            if len(rows) != len(chunk):
+                raise self.damage(f"of {len(chunk)} vectors {len(chunk) - len(rows)} are missing")
+            yield self._vectors(rows)
+
+    def sample_vectors(self, count: int) -> np.ndarray:
+        """
+        Return `count` vectors chosen at random, always the same ones, or all if there are fewer, float32 `[n, dim]`.
+        """
+        numbers = _column(self._connection.execute("SELECT number FROM vectors ORDER BY number").fetchall())
+        if len(numbers) > count:
+            numbers = np.sort(np.random.default_rng(0).choice(numbers, count, replace=False))
+        return np.concatenate([vectors for _, vectors in self.vectors_of(numbers)])
 
     def removed_after(self, generation: int) -> np.ndarray:
         """
         Return the numbers of the vectors removed after `generation`, which `State.history` must reach, int64 `[n]`.
         """
         sql = "SELECT number FROM removed WHERE generation > ?"
-        return np.array(self._connection.execute(sql, (generation,)).fetchall(), dtype=np.int64).reshape(-1)
+        return _column(self._connection.execute(sql, (generation,)).fetchall())
+
+    def set_factory(self, factory: str) -> None:
+        """
+        Note down the type of FAISS index that the folder is for.
+        """
+        self._connection.execute("UPDATE state SET factory = ?", (factory,))
 
     def has_long_history(self) -> bool:
         """
         Whether more vectors are noted down as removed than documents are left.
         """
-        sql = "SELECT (SELECT count(*) FROM removed) > (SELECT count(*) FROM documents)"
+        sql = "SELECT (SELECT count(*) FROM removed) > documents FROM state"
         return bool(self._connection.execute(sql).fetchone()[0])
 
-    def forget_removed(self) -> None:
+    def forget_removed(self, until: int) -> None:
         """
-        Forget which vectors were removed: an index older than this generation has to be built anew.
+        Forget which vectors were removed up to generation `until`: an index older than it has to be built anew.
         """
-        self._connection.execute("DELETE FROM removed")
-        self._connection.execute("UPDATE state SET history = generation")
+        self._connection.execute("DELETE FROM removed WHERE generation <= ?", (until,))
+        self._connection.execute("UPDATE state SET history = max(history, ?)", (until,))
+
+    def damage(self, what: str) -> DocumentStoreError:
+        """
+        Return the error that says what is damaged.
+        """
+        return DocumentStoreError(f"{self._name} is damaged: {what}. Restore it from a backup.")
 
     def _advance(self) -> None:
         self._connection.execute("UPDATE state SET generation = generation + 1")
 
-    def _select(self, what: str, condition: Condition | None, join: str = "") -> list[tuple[Any, ...]]:
-        sql = f"SELECT {what} FROM documents {join}"
+    def _select(self, what: str, condition: Condition | None) -> list[tuple[Any, ...]]:
         if condition is None:
-            return self._connection.execute(f"{sql} ORDER BY documents.number").fetchall()
+            return self._connection.execute(f"SELECT {what} ORDER BY documents.number").fetchall()
         with self._filtering_by(condition):
-            sql = f"{sql} WHERE {condition.sql} ORDER BY documents.number"
+            sql = f"SELECT {what} WHERE {condition.sql} ORDER BY documents.number"
             return self._connection.execute(sql, condition.parameters).fetchall()
 
     @contextmanager
@@ -269,26 +363,80 @@ class Database:
         try:
             yield
         except (sqlite3.Error, MemoryError):
+            if isinstance(condition.error, json.JSONDecodeError):
+                raise self.damage(f"metadata is no JSON: {condition.error}") from condition.error
             if condition.error is not None:
                 raise condition.error from None
             raise
 
-    def _prepare(self) -> None:
+    def _document(self, row: tuple[Any, ...], score: float | None = None) -> Document:
+        values, (expected, vector, vector_checksum) = list(row[: len(COLUMNS)]), row[len(COLUMNS) :]
+        if expected is not None and checksum(tuple(values)) != expected:
+            raise self.damage(f"document {values[0]!r} is not as it was written")
+        if vector_checksum is not None and zlib.crc32(vector) != vector_checksum:
+            raise self.damage(f"the vector of document {values[0]!r} is not as it was written")
+        if score is not None:
+            values[_SCORE] = score
+        return from_row(*values, vector)
+
+    def _vectors(self, rows: list[tuple[int, bytes, int | None]]) -> tuple[np.ndarray, np.ndarray]:
+        for number, vector, expected in rows:
+            if expected is not None and zlib.crc32(vector) != expected:
+                raise self.damage(f"the vector of document number {number} is not as it was written")
+        stored = np.frombuffer(b"".join([vector for _, vector, _ in rows]), dtype=STORED)
+        return _column(rows), stored.reshape(len(rows), -1)
+
+    def _decoded(self, meta: str) -> dict[str, Any]:
+        try:
+            decoded: dict[str, Any] = json.loads(meta)
+            return decoded
+        except ValueError as error:
+            raise self.damage(f"metadata is no JSON: {error}") from error
+
+    def _empty_long_log(self) -> None:
+        # SQLite does so by itself as long as there are moments without a reader.
+        if self._file is None:
+            return
+        try:
+            if self._file.with_name(f"{self._file.name}-wal").stat().st_size > CHECKPOINT:
+                self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        except (OSError, sqlite3.Error):
+            pass  # what is committed is safe in the log too
+
+    def _prepare(self, factory: str) -> None:
+        self._refuse_lost()
         with self.transaction():  # its three questions must be about one state: another process may be making it
-            ours = self._is_ours()
-        if not ours:
+            version = self._version()
+        if version != SCHEMA_VERSION:
             self._connection.execute("PRAGMA journal_mode = WAL")
-            self._connection.execute("BEGIN IMMEDIATE")
-            if not self._is_ours():  # another process may have been faster
-                for statement in _SCHEMA:
-                    self._connection.execute(statement)
-                self._connection.execute("INSERT INTO state VALUES (?, 0, 0, NULL)", (uuid.uuid4().hex,))
-            self._connection.execute("COMMIT")
+            with self.transaction(write=True):
+                version = self._version()  # another process may have been faster
+                if version == 0:
+                    for statement in _SCHEMA:
+                        self._connection.execute(statement)
+                    self._connection.execute(
+                        "INSERT INTO state VALUES (?, 0, 0, NULL, ?, 0, 0)", (uuid.uuid4().hex, factory)
+                    )
+                elif version == 1:
+                    for statement in _FROM_VERSION_1:
+                        self._connection.execute(statement)
         # A commit is on the disk when it returns, not only in the system's cache.
         self._connection.execute("PRAGMA synchronous = FULL")
+        self._connection.execute("PRAGMA cell_size_check = ON")
 
-    def _is_ours(self) -> bool:
-        """Whether the file is one of ours; False if it is new."""
+    def _refuse_lost(self) -> None:
+        """An empty file would be made a new store: not where another stood, of which something is left."""
+        if self._file is None or (self._file.exists() and self._file.stat().st_size):
+            return
+        left = [self._file.with_name(name) for name in (f"{self._file.name}-wal", INDEX_FILE, TAG_FILE)]
+        if found := [file.name for file in left if file.exists() and file.stat().st_size]:
+            raise DocumentStoreError(
+                f"{self._name} is missing or empty, but {', '.join(found)} beside it belongs to it. Restore it from a "
+                "backup, or remove those files to begin a new store."
+            )
+
+    def _version(self) -> int:
+        """The version of the schema; 0 if the file is new."""
         application_id, version, tables = (
             self._connection.execute(sql).fetchone()[0]
             for sql in ("PRAGMA application_id", "PRAGMA user_version", "SELECT count(*) FROM sqlite_master")
@@ -300,11 +448,78 @@ class Database:
             )
         if application_id != APPLICATION_ID and tables:
             raise DocumentStoreError(f"{self._name} is an SQLite database, but not of a FAISSDocumentStore.")
-        return bool(application_id == APPLICATION_ID)
+        return int(version) if application_id == APPLICATION_ID else 0
 
     @contextmanager
     def _readable_errors(self) -> Iterator[None]:
         try:
             yield
         except sqlite3.Error as error:
+            if str(error) == "database is locked":
+                raise self.busy() from error
             raise DocumentStoreError(f"{self._name} cannot be used: {error}.") from error
+
+    def busy(self) -> DocumentStoreError:
+        """
+        Return the error that says that another writer does not end.
+        """
+        return DocumentStoreError(
+            f"{self._name} cannot be used: database is locked. Another writer has been at it for more than "
+            f"{LOCK_TIMEOUT:g} seconds; try again when it has finished."
+        )
+
+
+class Connections:
+    """
+    A database for any number of threads: each transaction has a connection of its own while it lasts.
+
+    A database in memory has one connection, which transactions take in turn.
+
+    :param file: As for `Database`.
+    :param factory: As for `Database`.
+    :raises DocumentStoreError: As `Database` does.
+    """
+
+    def __init__(self, file: Path | None, factory: str) -> None:
+        self._arguments = (file, factory)
+        self._idle = [Database(file, factory)]
+        self._turn = Lock() if file is None else nullcontext()
+        self._writer = Lock()
+        self._is_closed = False
+
+    @contextmanager
+    def transaction(self, *, write: bool = False) -> Iterator[Database]:
+        """
+        Lend a connection inside a transaction, see `Database.transaction`.
+        """
+        with self._turn:
+            try:
+                database = self._idle.pop()
+            except IndexError:
+                database = Database(*self._arguments)
+            try:
+                # Threads queue up here, because SQLite would make them look again and again.
+                if write and not self._writer.acquire(timeout=LOCK_TIMEOUT):
+                    raise database.busy()
+                try:
+                    with database.transaction(write=write):
+                        yield database
+                finally:
+                    if write:
+                        self._writer.release()
+            finally:
+                self._idle.append(database)
+                if self._is_closed:
+                    self.close()
+
+    def close(self) -> None:
+        """
+        Close all connections, those in use when their transactions end.
+        """
+        self._is_closed = True
+        while self._idle:
+            self._idle.pop().close()
+
+
+def _column(rows: list[tuple[Any, ...]]) -> np.ndarray:
+    return np.array([row[0] for row in rows], dtype=np.int64)
