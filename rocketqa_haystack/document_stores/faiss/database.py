@@ -30,8 +30,18 @@ CHECKPOINT = 256 * 2**20  # bytes from which on the write-ahead log is emptied, 
 # A document's number is its place in the order of writing. AUTOINCREMENT never gives a number twice, not even that of a
 # deleted document, and overwriting a document gives it a new one: a number stands for one vector for ever.
 # `removed` tells indexes which vectors went in which generation, as far back as state.history.
-# Checksums, which SQLite has not, tell a damaged file from a whole one; those of version 1 are NULL.
-_TRIGGERS = (
+# `sessions` are the connections that wrote and their first generations: a number that comes twice, before and after the
+# file was restored from a backup, does not stand for one generation.
+# Checksums, which SQLite does not have, tell damaged rows from whole ones.
+_SCHEMA = (
+    "CREATE TABLE state (store TEXT NOT NULL, generation INTEGER NOT NULL, history INTEGER NOT NULL, "
+    "dimension INTEGER, factory TEXT NOT NULL, documents INTEGER NOT NULL, vectors INTEGER NOT NULL)",
+    "CREATE TABLE documents (number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, content TEXT, "
+    "meta TEXT NOT NULL, score REAL, blob BLOB, blob_info TEXT, sparse_embedding TEXT, checksum INTEGER NOT NULL)",
+    "CREATE TABLE vectors (number INTEGER PRIMARY KEY, vector BLOB NOT NULL, checksum INTEGER NOT NULL)",
+    "CREATE TABLE sessions (number INTEGER PRIMARY KEY, session TEXT NOT NULL UNIQUE, generation INTEGER)",
+    "CREATE TABLE removed (generation INTEGER, number INTEGER, PRIMARY KEY (generation, number)) WITHOUT ROWID",
+    f"PRAGMA application_id = {APPLICATION_ID}",
     "CREATE TRIGGER remove_vector AFTER DELETE ON documents BEGIN "
     "UPDATE state SET documents = documents - 1; "
     "INSERT INTO removed SELECT generation, number FROM state, vectors WHERE number = old.number; "
@@ -42,30 +52,8 @@ _TRIGGERS = (
     "CREATE TRIGGER discount_vector AFTER DELETE ON vectors BEGIN UPDATE state SET vectors = vectors - 1; END",
     f"PRAGMA user_version = {SCHEMA_VERSION}",
 )
-_SCHEMA = (
-    "CREATE TABLE state (store TEXT NOT NULL, generation INTEGER NOT NULL, history INTEGER NOT NULL, "
-    "dimension INTEGER, factory TEXT NOT NULL, documents INTEGER NOT NULL, vectors INTEGER NOT NULL)",
-    "CREATE TABLE documents (number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, content TEXT, "
-    "meta TEXT NOT NULL, score REAL, blob BLOB, blob_info TEXT, sparse_embedding TEXT, checksum INTEGER)",
-    "CREATE TABLE vectors (number INTEGER PRIMARY KEY, vector BLOB NOT NULL, checksum INTEGER)",
-    "CREATE TABLE removed (generation INTEGER, number INTEGER, PRIMARY KEY (generation, number)) WITHOUT ROWID",
-    f"PRAGMA application_id = {APPLICATION_ID}",
-    *_TRIGGERS,
-)
-_FROM_VERSION_1 = (
-    "ALTER TABLE state ADD COLUMN factory TEXT NOT NULL DEFAULT 'Flat'",
-    "ALTER TABLE state ADD COLUMN documents INTEGER NOT NULL DEFAULT 0",
-    "ALTER TABLE state ADD COLUMN vectors INTEGER NOT NULL DEFAULT 0",
-    "UPDATE state SET documents = (SELECT count(*) FROM documents), vectors = (SELECT count(*) FROM vectors)",
-    "ALTER TABLE documents ADD COLUMN checksum INTEGER",
-    "ALTER TABLE vectors ADD COLUMN checksum INTEGER",
-    "DROP TRIGGER remove_vector",
-    *_TRIGGERS,
-)
-
-_INSERT = f"INTO documents ({', '.join(COLUMNS)}, checksum) VALUES ({', '.join('?' * len(COLUMNS))}, ?)"
-_SCORE = COLUMNS.index("score")
-_ROW = ", ".join(f"documents.{column}" for column in (*COLUMNS, "checksum"))
+_INSERT = f"INTO documents (number, {', '.join(COLUMNS)}, checksum) VALUES (?, {', '.join('?' * len(COLUMNS))}, ?)"
+_ROW = ", ".join(f"documents.{column}" for column in ("number", *COLUMNS, "checksum"))
 _VECTOR = "vectors.vector, vectors.checksum FROM documents LEFT JOIN vectors USING (number)"
 _NO_VECTOR = "NULL, NULL FROM documents"
 
@@ -76,15 +64,17 @@ class State:
     Where the database stands.
 
     :param store: The identity of this store, which no other store has.
+    :param session: The last that wrote; empty before the first.
     :param generation: Grows with every transaction that writes.
     :param history: The generation from which on removed vectors are known.
     :param dimension: Numbers in a vector; None before the first.
-    :param factory: The type of FAISS index that the folder was made with or last rebuilt with.
+    :param factory: The type of FAISS index that the folder was made for or that was last saved there.
     :param documents: How many documents there are.
     :param vectors: How many of them have a vector.
     """
 
     store: str
+    session: str
     generation: int
     history: int
     dimension: int | None
@@ -105,6 +95,7 @@ class Database:
     def __init__(self, file: Path | None, factory: str) -> None:
         self._name = "The document store in memory" if file is None else str(file)
         self._file = file
+        self._session = uuid.uuid4().hex
         with self._readable_errors():
             self._connection = sqlite3.connect(
                 ":memory:" if file is None else file,
@@ -148,7 +139,10 @@ class Database:
         """
         Return where the database stands.
         """
-        sql = "SELECT store, generation, history, dimension, factory, documents, vectors FROM state"
+        sql = (
+            "SELECT store, coalesce((SELECT session FROM sessions ORDER BY number DESC LIMIT 1), ''), generation, "
+            "history, dimension, factory, documents, vectors FROM state"
+        )
         return State(*self._connection.execute(sql).fetchone())
 
     def count(self, condition: Condition | None) -> int:
@@ -162,8 +156,13 @@ class Database:
         Return all documents, or those that match, in the order of writing.
         """
         rows = self._select(f"{_ROW}, {_VECTOR if with_vectors else _NO_VECTOR}", condition)
-        if condition is None and len(rows) != (expected := self.state().documents):
-            raise self.damage(f"it has {len(rows)} documents, but should have {expected}")
+        if condition is None:
+            state, vectors = self.state(), sum(row[-1] is not None for row in rows)
+            if len(rows) != state.documents or (with_vectors and vectors != state.vectors):
+                raise self.damage(
+                    f"it has {len(rows)} documents and {vectors} vectors, but should have {state.documents} and "
+                    f"{state.vectors}"
+                )
         return [self._document(row) for row in rows]
 
     def documents_with_ids(self, ids: Iterable[str], *, with_vectors: bool) -> list[Document]:
@@ -185,11 +184,11 @@ class Database:
         Return the documents with these numbers, with these scores, in this order.
         """
         sql = (
-            f"SELECT documents.number, {_ROW}, {_VECTOR if with_vectors else _NO_VECTOR} "
+            f"SELECT {_ROW}, {_VECTOR if with_vectors else _NO_VECTOR} "
             "WHERE documents.number IN (SELECT value FROM json_each(?))"
         )
         numbers = json.dumps([number for number, _ in hits])
-        rows = {row[0]: row[1:] for row in self._connection.execute(sql, (numbers,))}
+        rows = {row[0]: row for row in self._connection.execute(sql, (numbers,))}
         if missing := [number for number, _ in hits if number not in rows]:
             raise self.damage(f"document number {missing[0]} is missing")
         return [self._document(rows[number], score) for number, score in hits]
@@ -209,18 +208,17 @@ class Database:
         :raises ValueError: If a vector has another dimension than those before it.
         """
         self._advance()
-        dimension, written = self.state().dimension, 0
+        dimension, written, number = self.state().dimension, 0, self._next_number()
         for document, vector in pairs:
-            row = to_row(document)
-            row = (*row, checksum(row))
+            row = (number, *to_row(document))
             if policy is DuplicatePolicy.OVERWRITE:
                 self._connection.execute("DELETE FROM documents WHERE id = ?", (document.id,))
-            cursor = self._connection.execute(f"INSERT OR IGNORE {_INSERT}", row)
+            cursor = self._connection.execute(f"INSERT OR IGNORE {_INSERT}", (*row, checksum(row)))
             if cursor.rowcount == 0:
                 if policy is DuplicatePolicy.SKIP:
                     continue
                 raise DuplicateDocumentError(f"ID '{document.id}' already exists.")
-            written += 1
+            written, number = written + 1, number + 1
             if vector is None:
                 continue
             if dimension is None:
@@ -233,7 +231,7 @@ class Database:
                 )
             stored = vector.tobytes()
             self._connection.execute(
-                "INSERT INTO vectors VALUES (?, ?, ?)", (cursor.lastrowid, stored, zlib.crc32(stored))
+                "INSERT INTO vectors VALUES (?, ?, ?)", (row[0], stored, _vector_checksum(row[0], stored))
             )
         return written
 
@@ -271,13 +269,13 @@ class Database:
         """
         self._advance()
         encode_meta(changes, "meta")
-        rows = self._select(f"documents.number, {_ROW} FROM documents", condition)
-        place = COLUMNS.index("meta")
-        for number, *row, _ in rows:
-            row[place] = encode_meta({**self._decoded(row[place]), **changes}, "meta")
+        rows = self._select(f"{_ROW} FROM documents", condition)
+        for row in rows:
+            values = self._checked(row)
+            values["meta"] = encode_meta({**json.loads(values["meta"]), **changes}, "meta")
             self._connection.execute(
                 "UPDATE documents SET meta = ?, checksum = ? WHERE number = ?",
-                (row[place], checksum(tuple(row)), number),
+                (values["meta"], checksum(tuple(values.values())), values["number"]),
             )
         return len(rows)
 
@@ -321,6 +319,13 @@ class Database:
         sql = "SELECT number FROM removed WHERE generation > ?"
         return _column(self._connection.execute(sql, (generation,)).fetchall())
 
+    def has_known(self, session: str, generation: int) -> bool:
+        """
+        Whether `session` was the last to have written at this generation.
+        """
+        sql = "SELECT session FROM sessions WHERE generation <= ? ORDER BY number DESC LIMIT 1"
+        return bool(self._connection.execute(sql, (generation,)).fetchone() == (session,))
+
     def set_factory(self, factory: str) -> None:
         """
         Note down the type of FAISS index that the folder is for.
@@ -347,8 +352,15 @@ class Database:
         """
         return DocumentStoreError(f"{self._name} is damaged: {what}. Restore it from a backup.")
 
+    def _next_number(self) -> int:
+        row = self._connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'documents'").fetchone()
+        return 1 if row is None else int(row[0]) + 1
+
     def _advance(self) -> None:
         self._connection.execute("UPDATE state SET generation = generation + 1")
+        self._connection.execute(
+            "INSERT OR IGNORE INTO sessions (session, generation) SELECT ?, generation FROM state", (self._session,)
+        )
 
     def _select(self, what: str, condition: Condition | None) -> list[tuple[Any, ...]]:
         if condition is None:
@@ -369,19 +381,26 @@ class Database:
                 raise condition.error from None
             raise
 
-    def _document(self, row: tuple[Any, ...], score: float | None = None) -> Document:
-        values, (expected, vector, vector_checksum) = list(row[: len(COLUMNS)]), row[len(COLUMNS) :]
-        if expected is not None and checksum(tuple(values)) != expected:
-            raise self.damage(f"document {values[0]!r} is not as it was written")
-        if vector_checksum is not None and zlib.crc32(vector) != vector_checksum:
-            raise self.damage(f"the vector of document {values[0]!r} is not as it was written")
-        if score is not None:
-            values[_SCORE] = score
-        return from_row(*values, vector)
+    def _checked(self, row: tuple[Any, ...]) -> dict[str, Any]:
+        """The values of a row by their columns, which are as they were written."""
+        values = row[: 1 + len(COLUMNS)]
+        if checksum(values) != row[len(values)]:
+            raise self.damage(f"document {values[1]!r} is not as it was written")
+        return dict(zip(("number", *COLUMNS), values, strict=True))
 
-    def _vectors(self, rows: list[tuple[int, bytes, int | None]]) -> tuple[np.ndarray, np.ndarray]:
+    def _document(self, row: tuple[Any, ...], score: float | None = None) -> Document:
+        values = self._checked(row)
+        *_, vector, vector_checksum = row
+        number = values.pop("number")
+        if vector is not None and _vector_checksum(number, vector) != vector_checksum:
+            raise self.damage(f"the vector of document {values['id']!r} is not as it was written")
+        if score is not None:
+            values["score"] = score
+        return from_row(*(*values.values(), vector))
+
+    def _vectors(self, rows: list[tuple[int, bytes, int]]) -> tuple[np.ndarray, np.ndarray]:
         for number, vector, expected in rows:
-            if expected is not None and zlib.crc32(vector) != expected:
+            if _vector_checksum(number, vector) != expected:
                 raise self.damage(f"the vector of document number {number} is not as it was written")
         stored = np.frombuffer(b"".join([vector for _, vector, _ in rows]), dtype=STORED)
         return _column(rows), stored.reshape(len(rows), -1)
@@ -406,20 +425,16 @@ class Database:
     def _prepare(self, factory: str) -> None:
         self._refuse_lost()
         with self.transaction():  # its three questions must be about one state: another process may be making it
-            version = self._version()
-        if version != SCHEMA_VERSION:
+            is_ours = self._is_ours()
+        if not is_ours:
             self._connection.execute("PRAGMA journal_mode = WAL")
             with self.transaction(write=True):
-                version = self._version()  # another process may have been faster
-                if version == 0:
+                if not self._is_ours():  # another process may have been faster
                     for statement in _SCHEMA:
                         self._connection.execute(statement)
                     self._connection.execute(
                         "INSERT INTO state VALUES (?, 0, 0, NULL, ?, 0, 0)", (uuid.uuid4().hex, factory)
                     )
-                elif version == 1:
-                    for statement in _FROM_VERSION_1:
-                        self._connection.execute(statement)
         # A commit is on the disk when it returns, not only in the system's cache.
         self._connection.execute("PRAGMA synchronous = FULL")
         self._connection.execute("PRAGMA cell_size_check = ON")
@@ -435,20 +450,21 @@ class Database:
                 "backup, or remove those files to begin a new store."
             )
 
-    def _version(self) -> int:
-        """The version of the schema; 0 if the file is new."""
+    def _is_ours(self) -> bool:
+        """Whether the file is one of ours; False if it is new."""
         application_id, version, tables = (
             self._connection.execute(sql).fetchone()[0]
             for sql in ("PRAGMA application_id", "PRAGMA user_version", "SELECT count(*) FROM sqlite_master")
         )
-        if application_id == APPLICATION_ID and version > SCHEMA_VERSION:
+        if application_id == APPLICATION_ID and version != SCHEMA_VERSION:
+            age, remedy = ("newer", "Update it") if version > SCHEMA_VERSION else ("older", "Index the corpus again")
             raise DocumentStoreError(
-                f"{self._name} has schema {version}, written by a newer rocketqa-haystack; this one reads "
-                f"{SCHEMA_VERSION}. Update rocketqa-haystack."
+                f"{self._name} has schema {version}, written by a rocketqa-haystack that is {age}; this one reads "
+                f"{SCHEMA_VERSION}. {remedy}."
             )
         if application_id != APPLICATION_ID and tables:
             raise DocumentStoreError(f"{self._name} is an SQLite database, but not of a FAISSDocumentStore.")
-        return int(version) if application_id == APPLICATION_ID else 0
+        return bool(application_id == APPLICATION_ID)
 
     @contextmanager
     def _readable_errors(self) -> Iterator[None]:
@@ -519,6 +535,10 @@ class Connections:
         self._is_closed = True
         while self._idle:
             self._idle.pop().close()
+
+
+def _vector_checksum(number: int, vector: bytes) -> int:
+    return zlib.crc32(vector, number & 0xFFFFFFFF)
 
 
 def _column(rows: list[tuple[Any, ...]]) -> np.ndarray:

@@ -104,7 +104,7 @@ class FAISSDocumentStore:
             `IVF4096,PQ48`, `SQfp16`, `OPQ16,IVF1024,PQ16` and so on, see
             https://github.com/facebookresearch/faiss/wiki/The-index-factory. One that has to be trained is trained on
             the stored embeddings as soon as there are 39 for each of its centroids; before that the search is exact.
-            None takes the type that the folder was made with or last rebuilt with, and `Flat` for a new one.
+            None takes the type that the folder's index was last saved as, and `Flat` for a new folder.
         :param search_parameters: How thoroughly an approximate index is searched, by FAISS's names: `nprobe` and
             `max_codes` (IVF), `efSearch` (HNSW), `quantizer_efSearch` (IVF..._HNSW...), `k_factor` (..., RFlat).
             FAISS's own defaults are quick and rough (`nprobe` 1, `efSearch` 16).
@@ -671,10 +671,12 @@ class FAISSDocumentStore:
             pass  # so that below, most likely, only readers are needed, beside whom searches go on
         with self._in_step(opened) as (database, index, state):
             self._save_as(index, state)
-            forgets = database.has_long_history()
-        if forgets:
+            forgets, factory = database.has_long_history(), self.index or state.factory
+        if forgets or factory != state.factory:
             with opened.connections.transaction(write=True) as database:
-                database.forget_removed(state.generation)
+                database.set_factory(factory)
+                if forgets:
+                    database.forget_removed(state.generation)
 
     def _save_as(self, index: VectorIndex, state: State) -> None:
         try:

@@ -101,7 +101,7 @@ class VectorIndex:
         if self._generation is None or self._generation < state.history or self._wanted != wanted:
             self._clear()
             if not anew:
-                self._restore(state, wanted)
+                self._restore(database, state, wanted)
         self._wanted = wanted
         if self._index is not None and self._generation is not None:
             self._remove(database.removed_after(self._generation))
@@ -169,6 +169,7 @@ class VectorIndex:
             self._folder,
             self._index,
             store=state.store,
+            session=state.session,
             generation=state.generation,
             similarity=self._similarity,
             factory=self._type,
@@ -178,7 +179,7 @@ class VectorIndex:
     def _due_type(self, wanted: str, dimension: int, count: int) -> str:
         return wanted if count >= ENOUGH_POINTS * centroids(wanted, dimension, self._similarity) else EXACT
 
-    def _restore(self, state: State, wanted: str) -> None:
+    def _restore(self, database: Database, state: State, wanted: str) -> None:
         if self._folder is None or not state.vectors:
             return
 
@@ -189,7 +190,8 @@ class VectorIndex:
             expected = (state.dimension, self._similarity, wanted if tag.factory == wanted else due)
             if (tag.dimension, tag.similarity, tag.factory) != expected:
                 raise ValueError(f"its snapshot is {tag.factory} for {tag.similarity} of {tag.dimension} dimensions.")
-            if not state.history <= tag.generation <= state.generation:
+            known = database.has_known(tag.session, tag.generation)
+            if not known or not state.history <= tag.generation <= state.generation:
                 raise ValueError(
                     f"its snapshot holds generation {tag.generation}, which cannot be brought to {state.generation}."
                 )

@@ -68,7 +68,7 @@ def from_row(
 
 def checksum(row: tuple[Any, ...]) -> int:
     """
-    Return the CRC-32 of the values of `COLUMNS`, the same on every machine.
+    Return the CRC-32 of a document's number and the values of `COLUMNS`, the same on every machine.
     """
     return zlib.crc32(ascii(row).encode())
 

@@ -29,6 +29,8 @@ class Tag:
     What a snapshot holds.
 
     :param store: The identity of the store it was made from.
+    :param session: The last that had written then; tells the generation from one of the same number in a database that
+        was restored from a backup.
     :param generation: The generation of the database it holds.
     :param dimension: Numbers in a vector.
     :param similarity: How the vectors are compared.
@@ -39,6 +41,7 @@ class Tag:
     """
 
     store: str
+    session: str
     generation: int
     dimension: int
     similarity: Similarity
@@ -70,7 +73,7 @@ def read_snapshot(folder: Path, check: Callable[[Tag], None]) -> tuple[Tag, Any]
 
 def write_snapshot(folder: Path, index: Any, **about: Any) -> None:
     """
-    Write a snapshot, whole or not at all, unless there is a newer one already.
+    Write a snapshot, whole or not at all.
 
     :param index: The FAISS index.
     :param about: The fields of its `Tag` that the index does not know itself.
@@ -78,8 +81,6 @@ def write_snapshot(folder: Path, index: Any, **about: Any) -> None:
     """
     new_index, new_tag = folder / f"{INDEX_FILE}.new", folder / f"{TAG_FILE}.new"
     with FileLock(folder / LOCK_FILE):
-        if _is_newer(folder, about):
-            return
         try:
             size, checksum = _write_index(new_index, index)
             tag = Tag(**about, dimension=index.d, count=index.ntotal, size=size, checksum=checksum)
@@ -122,17 +123,6 @@ def _read_index(folder: Path, tag: Tag) -> Any:
     if (index.ntotal, index.d) != (tag.count, tag.dimension):
         raise ValueError("its snapshot does not hold what it says.")
     return index
-
-
-def _is_newer(folder: Path, about: dict[str, Any]) -> bool:
-    try:
-        tag = _read_tag(folder)
-    except ValueError:
-        return False
-    if tag is None or not (folder / INDEX_FILE).exists():
-        return False
-    same = all(getattr(tag, name) == about[name] for name in ("store", "similarity", "factory"))
-    return same and tag.generation > about["generation"]
 
 
 def _write_index(file: Path, index: Any) -> tuple[int, int]:
