@@ -21,7 +21,7 @@ from trainers.gathering import gather_rows, process_slice
 from trainers.loop import TrainingResult, TrainingSettings, start_accelerator, train
 from trainers.losses import JointLossSettings, joint_loss
 from trainers.retriever import TrainedRetriever
-from trainers.sampling import EpochBatches, known_positives, sample_negatives, sample_positive
+from trainers.sampling import EpochBatches, candidate_list, known_positives
 
 
 @dataclass(frozen=True)
@@ -198,8 +198,7 @@ class JointTrainer:
         return EpochBatches(len(groups) + len(denoised), per_step, self.settings.seed, epoch, example)
 
     def _list(self, group: TrainingGroup, generator: np.random.Generator) -> _List:
-        negatives = sample_negatives(group, self.list_length - 1, generator, known=self._known[group.query])
-        return _List(group.query, [sample_positive(group, generator), *negatives])
+        return _List(group.query, candidate_list(group, self.list_length, generator, known=self._known[group.query]))
 
     def _rate(self, name: str) -> float:
         return self.reranker_learning_rate if name.startswith("reranker.") else self.settings.learning_rate
