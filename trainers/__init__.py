@@ -6,6 +6,7 @@ from trainers.joint import JointTrainer
 from trainers.loop import TrainingResult, TrainingSettings
 from trainers.losses import JointLossSettings
 from trainers.mining import mine_groups
+from trainers.recipes import run_recipe
 
 __all__ = [
     "CrossEncoderTrainer",
@@ -15,4 +16,5 @@ __all__ = [
     "TrainingResult",
     "TrainingSettings",
     "mine_groups",
+    "run_recipe",
 ]

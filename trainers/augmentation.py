@@ -136,15 +136,15 @@ class WordFrequencies:
         return math.log((1 + self.passages) / (1 + self.counts[word]))
 
 
+_SENTENCE_END = re.compile("(?<=[.!?])\\s+|(?<=[\u3002\uff01\uff1f])|\n+")
+
 #: Words of a query that is made from a sentence, at most.
 _QUERY_WORDS = 8
 
 
 def _salient(passage: Passage, frequencies: WordFrequencies, count: int) -> list[str]:
     inside = Counter(_words(passage.text))
-    sentences = [
-        words for sentence in re.split(r"(?<=[.!?。！？])\s*|\n+", passage.text) if (words := _words(sentence))
-    ]
+    sentences = [words for sentence in _SENTENCE_END.split(passage.text) if (words := _words(sentence))]
 
     def salience(words: list[str]) -> float:
         return sum(frequencies.rarity(word) * math.log1p(inside[word]) for word in set(words)) / math.sqrt(len(words))

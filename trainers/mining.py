@@ -1,9 +1,9 @@
 """Mining: the top k of every query, the candidates from which hard negatives and pseudo-labels come.
 
 A corpus is encoded into files of vectors, some thousand passages each (`encode_corpus`), and searched file by file for
-some hundred queries at a time (`mine` with `dense_search`): of the vectors one file is in memory, whatever their number,
-of the runs a few hundred queries. The work is shared among the processes of `accelerate launch`, goes on after an
-interruption where it was, and gives the same with any number of processes.
+some hundred queries at a time (`mine` with `dense_search`): of the vectors one file is in memory, whatever their
+number, of the runs a few hundred queries. The work is shared among the processes of `accelerate launch`, goes on after
+an interruption where it was, and gives the same with any number of processes.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ class Collection:
         qrels: Judgements by query id and passage id.
     """
 
-    corpus: dict[str, Passage]
+    corpus: Mapping[str, Passage]
     queries: dict[str, str]
     qrels: Qrels
 
