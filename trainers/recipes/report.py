@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from io import StringIO
 from itertools import islice
@@ -11,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from rocketqa_haystack.data.files import atomic_write
+from rocketqa_haystack.data.files import atomic_write, read_jsonl
 from rocketqa_haystack.evaluation import Interval, bootstrap, bootstrap_gain, measure_queries, read_run
 from trainers.recipes.corrections import COLUMNS
 from trainers.recipes.plan import ordered
 from trainers.recipes.run import Run, plain, read_record
 from trainers.recipes.stages import known_by_query
+from trainers.run_folder import LOG
 
 if TYPE_CHECKING:
     from trainers.recipes.deliver import Deliver
@@ -89,12 +89,11 @@ def _systems(last: Deliver, run: Run, name: str) -> list[dict[str, Any]]:
 
 def _curve(model: Path) -> str:
     """The losses and dev measures of a training, as SVG; nothing where its log is not there."""
-    log = model / "training.jsonl"
-    if not log.is_file():
+    if not (model / LOG).is_file():
         return ""
-    records = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
-    losses = [(r["step"], r["loss"]) for r in records if r.get("loss") is not None]
-    measured = [(r["step"], value) for r in records if (value := _evaluation(r)) is not None]
+    records = [record for _, record in read_jsonl(model / LOG)]
+    losses = [(record["step"], record["loss"]) for record in records if "loss" in record]
+    measured = [(record["step"], value) for record in records for value in record.get("dev", {}).values()]
     figure, axes = _figure()
     if losses:
         axes.plot(*zip(*losses, strict=True), color="#999999", linewidth=0.8, label="loss")
@@ -107,10 +106,6 @@ def _curve(model: Path) -> str:
         right.set_ylabel("dev measure", color="#d1242f")
     axes.legend(loc="upper right", frameon=False)
     return _svg(figure)
-
-
-def _evaluation(record: dict[str, Any]) -> float | None:
-    return record.get("evaluation")
 
 
 def _smooth(points: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:

@@ -13,9 +13,9 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from rocketqa_haystack.data import DataError
 from rocketqa_haystack.evaluation import DEFAULT_MEASURES
-from trainers.loop import TrainingSettings
 from trainers.losses import JointLossSettings
 from trainers.sampling import Thresholds
+from trainers.settings import TrainingSettings
 
 _STRICT = ConfigDict(extra="forbid")
 
@@ -38,6 +38,8 @@ class Training:
         mixed_precision: `auto`, `bf16` or `no`.
         gradient_caching: A second forward pass for a memory that hardly grows with the batch.
         evaluations: Times to evaluate on dev; the best weights are kept. 0 keeps the last.
+        patience: Evaluations in a row without a better measure after which to stop early; 0 never does.
+        checkpoint_every: Steps between checkpoints, from which an interrupted stage continues.
     """
 
     __pydantic_config__ = _STRICT
@@ -51,6 +53,8 @@ class Training:
     mixed_precision: Literal["auto", "bf16", "no"] = "auto"
     gradient_caching: bool = False
     evaluations: int = 1
+    patience: int = 0
+    checkpoint_every: int = 50
 
     def __post_init__(self) -> None:
         if self.epochs < 0:

@@ -25,7 +25,7 @@ from rocketqa_haystack.data import (
     write_qrels,
     write_queries,
 )
-from rocketqa_haystack.data.files import atomic_write, read_lines
+from rocketqa_haystack.data.files import atomic_write, read_jsonl, read_lines
 from rocketqa_haystack.encoders import CrossEncoder, DualEncoder
 from rocketqa_haystack.evaluation import BM25, RunFile, fuse, iterate_run, read_run, run_lines
 from trainers.augmentation import Kept, pseudo_label
@@ -38,6 +38,7 @@ from trainers.recipes.corrections import read_corrections
 from trainers.recipes.plan import File, Node, Sizes, Stage, Work
 from trainers.recipes.run import Run
 from trainers.recipes.settings import Denoising, JointTraining, Lengths, RerankerTraining, RetrieverTraining
+from trainers.run_folder import LOG, RUN
 from trainers.sampling import denoised_negatives, query_seed, random_negatives, undenoised_negatives
 
 #: Share of the training questions that are held out for dev where a collection has none, and the most of them.
@@ -531,7 +532,7 @@ class TrainRetriever(Stage):
                 passage_max_length=self.lengths.passage,
                 title=self.title,
             ).train(self.path(run))
-        return {}
+        return _trained(folder)
 
     def work(self, sizes: Sizes) -> Work:
         questions = 3.0 * self.training.epochs * _questions(self.groups, sizes)
@@ -572,7 +573,7 @@ class TrainReranker(Stage):
                 negatives=self.training.negatives,
                 max_length=self.lengths.pair,
             ).train(self.path(run))
-        return {}
+        return _trained(folder)
 
     def work(self, sizes: Sizes) -> Work:
         pairs = 3.0 * self.training.epochs * _questions(self.groups, sizes) * (1 + self.training.negatives)
@@ -616,7 +617,7 @@ class TrainJoint(Stage):
                 pair_max_length=self.lengths.pair,
                 title=self.title,
             ).train(folder / "model")
-        return {}
+        return _trained(folder)
 
     def work(self, sizes: Sizes) -> Work:
         lists = 3.0 * self.training.epochs * _questions((*self.groups, *self.denoised), sizes)
@@ -700,13 +701,29 @@ def _questions(groups: Iterable[Groups], sizes: Sizes) -> int:
 
 
 def _clear(folder: Path, run: Run) -> None:
-    """Removes what a killed process left of a model that it was about to put in its place."""
+    """Removes an unfinished training by another number of processes, which trainers do not continue."""
+    unfinished = folder / "model.training"
 
     def clear() -> None:
-        for path in folder.glob(".model.*"):
-            shutil.rmtree(path)
+        file = unfinished / RUN
+        if (
+            file.is_file()
+            and json.loads(file.read_text(encoding="utf-8"))["processes"] != run.accelerator.num_processes
+        ):
+            shutil.rmtree(unfinished)
 
     run.main_only(clear)
+
+
+def _trained(folder: Path) -> dict[str, Any]:
+    """What the log of a training says of its outcome."""
+    lines = [line for _, line in read_jsonl(folder / "model" / LOG)]
+    measured = [(value, name, line["step"]) for line in lines for name, value in line.get("dev", {}).items()]
+    said = f"{lines[-1]['step']:,} steps"
+    if measured:
+        value, name, step = max(measured, key=lambda one: one[0])
+        said += f", dev {name} {measured[0][0]:.4f} before, {value:.4f} after step {step:,}, which is kept"
+    return {"said": said}
 
 
 def _checked(file: File | None, queries: Mapping[str, str]) -> Qrels:
