@@ -6,6 +6,7 @@ from trainers.joint import JointTrainer
 from trainers.loop import TrainingResult
 from trainers.losses import JointLossSettings
 from trainers.mining import mine_groups
+from trainers.recipes import run_recipe
 from trainers.settings import TrainingSettings
 
 __all__ = [
@@ -16,4 +17,5 @@ __all__ = [
     "TrainingResult",
     "TrainingSettings",
     "mine_groups",
+    "run_recipe",
 ]

@@ -21,7 +21,7 @@ from trainers.gathering import as_share, gather_rows, process_slice
 from trainers.loop import Task, TrainingResult, start_accelerator, train
 from trainers.losses import JointLossSettings, joint_loss
 from trainers.retriever import TrainedRetriever
-from trainers.sampling import EpochBatches, KnownPositives, known_positives, sample_negatives, sample_positive
+from trainers.sampling import EpochBatches, KnownPositives, candidate_list, known_positives
 from trainers.settings import TrainingSettings
 from trainers.sharding import is_sharded
 from trainers.training_data import Groups, check_training_data, open_groups
@@ -237,8 +237,8 @@ class JointTrainer:
         return EpochBatches(len(groups) + len(denoised), per_step, self.settings.seed, epoch, example)
 
     def _list(self, group: TrainingGroup, generator: np.random.Generator) -> _List:
-        negatives = sample_negatives(group, self.list_length - 1, generator, known=self._known[group.query])
-        return _List(group.query_id, group.query, [sample_positive(group, generator), *negatives])
+        passages = candidate_list(group, self.list_length, generator, known=self._known[group.query])
+        return _List(group.query_id, group.query, passages)
 
     def _rate(self, name: str) -> float:
         return self.reranker_learning_rate if name.startswith("reranker.") else self.settings.learning_rate

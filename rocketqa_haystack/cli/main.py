@@ -28,6 +28,8 @@ COMMANDS = {
     "train-dual-encoder": ("rocketqa_haystack.cli.train", "train_dual_encoder", "train a retriever"),
     "train-cross-encoder": ("rocketqa_haystack.cli.train", "train_cross_encoder", "train a re-ranker"),
     "train-joint": ("rocketqa_haystack.cli.train", "train_joint", "train both together, the re-ranker teaching"),
+    "run": ("rocketqa_haystack.cli.run", "run", "run a recipe: all stages, from a collection to a pipeline"),
+    "status": ("rocketqa_haystack.cli.status", "status", "show how far a recipe's run is"),
     "models": ("rocketqa_haystack.cli.models", "models", "list the official RocketQA models and what is cached"),
     "convert": ("rocketqa_haystack.cli.convert", "convert", "make a model folder of an official checkpoint"),
 }
@@ -38,6 +40,8 @@ POSITIONAL = {
     "search": ("store", "question"),
     "evaluate": ("collection",),
     "convert": ("source", "output"),
+    "run": ("recipe",),
+    "status": ("folder",),
 }
 
 

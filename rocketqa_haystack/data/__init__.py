@@ -1,6 +1,17 @@
 """Passages, questions, judgements and training groups, with readers and writers of their file formats."""
 
-from rocketqa_haystack.data.beir import Collection, Qrels, load_collection, read_corpus, read_qrels, save_collection
+from rocketqa_haystack.data.beir import (
+    Collection,
+    Qrels,
+    load_collection,
+    read_corpus,
+    read_qrels,
+    read_queries,
+    save_collection,
+    write_qrels,
+    write_queries,
+)
+from rocketqa_haystack.data.corpus_file import CorpusFile
 from rocketqa_haystack.data.files import DataError, SkippedLines
 from rocketqa_haystack.data.group_checks import GroupsReport, check_groups
 from rocketqa_haystack.data.group_files import group_format, iterate_groups, read_groups, write_groups
@@ -10,6 +21,7 @@ from rocketqa_haystack.data.training_groups import TrainingGroups
 
 __all__ = [
     "Collection",
+    "CorpusFile",
     "DataError",
     "GroupsReport",
     "Passage",
@@ -26,6 +38,9 @@ __all__ = [
     "read_corpus",
     "read_groups",
     "read_qrels",
+    "read_queries",
     "save_collection",
     "write_groups",
+    "write_qrels",
+    "write_queries",
 ]
