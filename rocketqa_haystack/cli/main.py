@@ -25,6 +25,7 @@ COMMANDS = {
     "index": ("rocketqa_haystack.cli.index", "index", "encode passages and write them to a document store"),
     "search": ("rocketqa_haystack.cli.search", "search", "search a document store"),
     "evaluate": ("rocketqa_haystack.cli.evaluate", "evaluate", "measure a retriever and a re-ranker beside BM25"),
+    "serve": ("rocketqa_haystack.cli.serve", "serve", "serve a pipeline: a page to ask on, and a REST service"),
     "train-dual-encoder": ("rocketqa_haystack.cli.train", "train_dual_encoder", "train a retriever"),
     "train-cross-encoder": ("rocketqa_haystack.cli.train", "train_cross_encoder", "train a re-ranker"),
     "models": ("rocketqa_haystack.cli.models", "models", "list the official RocketQA models and what is cached"),
@@ -36,6 +37,7 @@ POSITIONAL = {
     "index": ("corpus", "store"),
     "search": ("store", "question"),
     "evaluate": ("collection",),
+    "serve": ("folder",),
     "convert": ("source", "output"),
 }
 
