@@ -79,12 +79,19 @@ def serve(
         print(f"Loading {folder} ...", flush=True)
         asking = AskingPipeline(folder, batches)
         app = make_app(asking, FeedbackFile(feedback or folder / "feedback.jsonl"), metrics, settings)
-        config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=GRACE)
         address = f"[{host}]" if ":" in host else host
-        print(f"Ask on http://{address}:{listener.getsockname()[1]}/  (Ctrl-C stops)", flush=True)
-        signal.signal(signal.SIGTERM, lambda number, frame: None)  # uvicorn has stopped when it hands the signal on
+
+        class Server(uvicorn.Server):
+            async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+                await super().startup(sockets)
+                print(f"Ask on http://{address}:{listener.getsockname()[1]}/  (Ctrl-C stops)", flush=True)
+
+        config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=GRACE)
+        server = Server(config)
+        # uvicorn hands a signal on to whoever had it before, when it has stopped.
+        signal.signal(signal.SIGTERM, lambda number, frame: setattr(server, "should_exit", True))
         with suppress(KeyboardInterrupt):
-            uvicorn.Server(config).run(sockets=[listener])
+            server.run(sockets=[listener])
     print("stopped", file=sys.stderr)
 
 

@@ -241,9 +241,7 @@ def make_app(
         return Response(metrics.text(), media_type="text/plain; version=0.0.4")
 
     _add_error_handlers(app)
-    app.add_middleware(
-        Guard, token=settings.token, public=PUBLIC, max_body=settings.max_body, hosts=settings.hosts
-    )
+    app.add_middleware(Guard, token=settings.token, public=PUBLIC, max_body=settings.max_body, hosts=settings.hosts)
     app.add_middleware(MeasuredRequests, metrics=metrics, paths=PATHS)
     return app
 

@@ -1,4 +1,4 @@
-"""What stands between the network and the routes: who may ask, how much at a time, and what a browser may do with it."""
+"""What stands between the network and the routes: who may ask, how much at a time, and what a browser may do."""
 
 from __future__ import annotations
 

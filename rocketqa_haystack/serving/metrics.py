@@ -15,20 +15,19 @@ class Metrics:
     """Counters and histograms of one service, in a registry of their own."""
 
     def __init__(self) -> None:
-        self.registry = CollectorRegistry()
-        options = {"registry": self.registry}
-        self.requests = Counter("rocketqa_requests", "Requests answered.", ["path", "status"], **options)
+        self.registry = own = CollectorRegistry()
+        self.requests = Counter("rocketqa_requests", "Requests answered.", ["path", "status"], registry=own)
         self.request_seconds = Histogram(
-            "rocketqa_request_seconds", "Time to answer a request.", ["path"], buckets=_SECONDS, **options
+            "rocketqa_request_seconds", "Time to answer a request.", ["path"], buckets=_SECONDS, registry=own
         )
-        self.in_flight = Gauge("rocketqa_questions_in_flight", "Questions being answered.", **options)
+        self.in_flight = Gauge("rocketqa_questions_in_flight", "Questions being answered.", registry=own)
         self.stage_seconds = Histogram(
-            "rocketqa_stage_seconds", "Time of a pipeline's stage.", ["stage"], buckets=_SECONDS, **options
+            "rocketqa_stage_seconds", "Time of a pipeline's stage.", ["stage"], buckets=_SECONDS, registry=own
         )
         self.batch_requests = Histogram(
-            "rocketqa_batch_requests", "Requests computed together.", ["encoder"], buckets=_REQUESTS, **options
+            "rocketqa_batch_requests", "Requests computed together.", ["encoder"], buckets=_REQUESTS, registry=own
         )
-        self.votes = Counter("rocketqa_votes", "Feedback given.", ["vote"], **options)
+        self.votes = Counter("rocketqa_votes", "Feedback given.", ["vote"], registry=own)
 
     def batch(self, encoder: str, requests: int) -> None:
         """Notes a batch of an encoder."""
