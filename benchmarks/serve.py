@@ -35,7 +35,6 @@ from rocketqa_haystack.cli.demo.questions import demo_collections
 from rocketqa_haystack.cli.main import quiet_libraries
 from rocketqa_haystack.data import Collection, load_collection
 
-
 PASSAGES = 1_000
 
 HEAD = "POST /ask/run HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n"

@@ -13,12 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import uvicorn
 from haystack import Document, Pipeline
 from haystack.utils import ComponentDevice
 from haystack_integrations.components.readers.transformers import TransformersExtractiveReader
-from transformers import BertForQuestionAnswering, BertTokenizerFast
 
 from rocketqa_haystack import FAISSDocumentStore, RocketQADocumentEmbedder, RocketQARanker, RocketQARetriever
 from rocketqa_haystack.data import Collection
@@ -48,16 +46,6 @@ def documents(collection: Collection) -> list[Document]:
         for i, (id, p) in enumerate(collection.corpus.items())
     ]
     return [*made, HOSTILE]
-
-
-@pytest.fixture(scope="session")
-def reader_folder(language_model: Path) -> Path:
-    """An extractive reader with random weights."""
-    folder = language_model.with_name("reader")
-    torch.manual_seed(3)
-    BertForQuestionAnswering.from_pretrained(language_model).save_pretrained(folder)
-    BertTokenizerFast.from_pretrained(language_model).save_pretrained(folder)
-    return folder
 
 
 WriteFolder = Callable[..., Path]
