@@ -59,7 +59,7 @@ Every other passage of the batch is a negative (in-batch negatives). The best we
 # %%
 retriever_folder, ranker_folder = arguments.output / "retriever", arguments.output / "ranker"
 settings = TrainingSettings(epochs=arguments.epochs, batch_size=16, learning_rate=3e-5)
-DualEncoderTrainer(model, groups, dev=dev, settings=settings, passage_max_length=128).train(retriever_folder)
+DualEncoderTrainer(model, groups, dev=dev, settings=settings).train(retriever_folder)
 
 # %% [markdown]
 """
@@ -72,7 +72,7 @@ It is trained on what the tuned retriever finds: passages that are near the ques
 retriever = DualEncoder.from_pretrained(retriever_folder)
 mined = mine_groups(retriever, train, k=10)
 settings = TrainingSettings(epochs=arguments.epochs, batch_size=32, learning_rate=1e-4)
-CrossEncoderTrainer(model, mined, settings=settings, negatives=7, max_length=96).train(ranker_folder)
+CrossEncoderTrainer(model, mined, settings=settings, negatives=7).train(ranker_folder)
 
 # %% [markdown]
 """

@@ -54,7 +54,7 @@ ranker_model = arguments.ranker or arguments.output / "ranker"
 if not ranker_model.exists():
     groups = mine_groups(encoder, load_collection(arguments.collection, "train"), k=10, vectors=vectors)
     settings = TrainingSettings(epochs=arguments.epochs, learning_rate=1e-4)
-    CrossEncoderTrainer(retriever_model, groups, settings=settings, negatives=7, max_length=96).train(ranker_model)
+    CrossEncoderTrainer(retriever_model, groups, settings=settings, negatives=7).train(ranker_model)
 
 # %% [markdown]
 """
