@@ -14,7 +14,6 @@ from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from functools import partial
 from importlib.resources import files
 from threading import Lock
 from typing import Any, Literal
@@ -124,6 +123,8 @@ class _Asking(BasePipelineWrapper):  # type: ignore[misc]
         settings = self._settings
         if not question.strip():
             raise HTTPException(422, "the question is empty")
+        if any("\ud800" <= character <= "\udfff" for character in question):
+            raise HTTPException(422, "the question is no Unicode text: it has half a surrogate pair")
         if len(question) > settings.max_question:
             raise HTTPException(422, f"the question is longer than {settings.max_question:,} characters")
         if top_k is not None and not 1 <= top_k <= 1_000:
@@ -132,13 +133,13 @@ class _Asking(BasePipelineWrapper):  # type: ignore[misc]
             raise HTTPException(503, "too many questions at once; try again in a moment", {"Retry-After": "1"})
         self._waiting += 1
         self._metrics.in_flight.set(self._waiting)
-        work = asyncio.get_running_loop().run_in_executor(
-            self._threads, partial(self._asking.ask, question, filters or None, top_k)
-        )
+        job = self._threads.submit(self._asking.ask, question, filters or None, top_k)
+        work = asyncio.wrap_future(job)
         work.add_done_callback(self._done)
         try:
             reply = await asyncio.wait_for(asyncio.shield(work), settings.timeout)
         except asyncio.TimeoutError:
+            job.cancel()  # which it can be as long as it waits for a thread
             raise HTTPException(504, f"no answer within {settings.timeout:g} seconds") from None
         except QuestionError as error:
             raise HTTPException(422, str(error)) from None

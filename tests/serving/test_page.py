@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from conftest import HOSTILE, Service, WriteFolder, running  # type: ignore[attr-defined]
 from haystack import Document
+from services import HOSTILE, Service, WriteFolder, running
 
 from rocketqa_haystack.data import read_groups
 

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Service, WriteFolder, running  # type: ignore[attr-defined]
 from haystack import Document, Pipeline, component
 from haystack.components.builders import PromptBuilder
 from haystack.core.serialization import allow_deserialization_module
+from services import Service, WriteFolder, running
 
 from rocketqa_haystack import RocketQARanker
 from rocketqa_haystack.cli.main import main
@@ -155,6 +155,7 @@ def test_requests_beyond_the_limits_are_refused_in_json(write_folder: WriteFolde
             (422, "top_k", service.call("/ask/run", {"question": "bada", "top_k": 0})),
             (422, "question", service.call("/ask/run", {})),
             (422, "JSON", service.call("/ask/run", b"{")),
+            (422, "surrogate", service.call("/ask/run", b'{"question": "\\ud800"}')),
             (413, "500 bytes", service.call("/ask/run", {"question": "b", "more": "x" * 500})),
             (404, "Not Found", service.call("/nowhere")),
             (405, "Method Not Allowed", service.call("/ask/run", method="GET")),

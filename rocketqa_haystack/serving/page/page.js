@@ -170,7 +170,20 @@ function passageText(text, start, end) {
   return box;
 }
 
-const number = (value) => (value === null ? "none" : Math.abs(value) >= 100 ? value.toFixed(1) : value.toFixed(3));
+const number = (value) => (value === null ? "none" : value.toPrecision(3));
+
+// Drawn, because machines without a font for emoji show boxes.
+function thumb(vote) {
+  const space = "http://www.w3.org/2000/svg";
+  const svg = document.createElementNS(space, "svg");
+  svg.setAttribute("viewBox", "0 0 24 24");
+  svg.setAttribute("aria-hidden", "true");
+  svg.classList.add("thumb", vote);
+  const path = document.createElementNS(space, "path");
+  path.setAttribute("d", "M3 11h4v9H3zM9.5 19.5V11L13.5 4c1.5 0 2.3 1.2 2 2.6L14.8 10H20a1.6 1.6 0 0 1 1.5 2l-2 6.3c-.2.8-1 1.2-1.8 1.2z");
+  svg.append(path);
+  return svg;
+}
 
 function facts(pairs) {
   const list = element("dl", "facts");
@@ -188,8 +201,9 @@ function votes(replyId, passage) {
   box.setAttribute("aria-label", "Does this passage answer the question?");
   const said = element("span", "voted");
   said.setAttribute("role", "status");
-  const buttons = [["up", "👍", "Yes, this answers it"], ["down", "👎", "No, this does not answer it"]].map(([vote, sign, label]) => {
-    const button = element("button", vote, sign);
+  const buttons = [["up", "Yes, this answers it"], ["down", "No, this does not answer it"]].map(([vote, label]) => {
+    const button = element("button", vote);
+    button.append(thumb(vote));
     button.type = "button";
     button.title = label;
     button.setAttribute("aria-label", label);
@@ -227,7 +241,8 @@ function card(reply, passage, answer) {
     const pairs = Object.entries(passage.scores).map(([stage, score]) => [`score, ${stage}`, number(score)]);
     if (answer && answer.score !== null) pairs.push(["score, answer", number(answer.score)]);
     for (const [name, value] of Object.entries(passage.meta)) {
-      pairs.push([name, typeof value === "object" ? JSON.stringify(value) : String(value)]);
+      const text = typeof value === "object" ? JSON.stringify(value) : String(value);
+      pairs.push([name, text.length > 200 ? `${text.slice(0, 200)} …` : text]);
     }
     item.append(facts(pairs), votes(reply.id, passage));
   }
