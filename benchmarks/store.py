@@ -165,7 +165,8 @@ def measure(
             f"\n{name}: built in {build:.0f} s, {megabytes:,.0f} MiB on disk; opened in {seconds:.1f} s, "
             f"taking {memory / 2**20:,.0f} MiB"
         )
-        index = faiss.downcast_index(faiss.read_index(str(folder / "index.faiss")).index)
+        whole = faiss.read_index(str(folder / "index.faiss"))  # with the documents' numbers, which bare FAISS has not
+        index = faiss.downcast_index(whole.index)
         faiss.omp_set_num_threads(1)
         for parameters in settings:
             print_speed(folder, store, index, parameters, queries, best, rounds)
