@@ -5,14 +5,17 @@ from trainers.dual_encoder import DualEncoderTrainer
 from trainers.joint import JointTrainer
 from trainers.loop import TrainingResult, TrainingSettings
 from trainers.losses import JointLossSettings
-from trainers.mining import mine_groups
+from trainers.mining import mine_distractors, mine_groups
+from trainers.reader import ReaderTrainer
 
 __all__ = [
     "CrossEncoderTrainer",
     "DualEncoderTrainer",
     "JointLossSettings",
     "JointTrainer",
+    "ReaderTrainer",
     "TrainingResult",
     "TrainingSettings",
+    "mine_distractors",
     "mine_groups",
 ]

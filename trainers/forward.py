@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -11,7 +11,7 @@ from sentence_transformers.base.model import BaseModel
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from rocketqa_haystack.encoders.batching import Text, token_budget_for, tokenize
+from rocketqa_haystack.encoders.batching import Text, TokenizedTexts, token_budget_for, tokenize
 from trainers.dropout import fast_dropout
 
 
@@ -45,12 +45,29 @@ def forward_in_batches(
         The outputs as float32, shape [len(texts), width], in the order of the texts.
     """
     tokens = tokenize(model, texts, prompt=prompt, task=task, max_length=max_length)
-    device = model.device
     options = {"task": task} if task is not None else {}
 
     def run(features: dict[str, Any]) -> Tensor:
         result: Tensor = model(features, **options)[output]
         return result.reshape(len(result), -1).float()
+
+    return forward_tokens(run, tokens, model.device, replay=replay)
+
+
+def forward_tokens(
+    run: Callable[[dict[str, Any]], Tensor], tokens: TokenizedTexts, device: torch.device, *, replay: bool = False
+) -> Tensor:
+    """Runs a model over tokenised texts; see `forward_in_batches`.
+
+    Args:
+        run: From a batch as the model takes it to its outputs, one row for each text, the same shape for all batches.
+        tokens: The texts.
+        device: Where the model is.
+        replay: Trade a second forward pass for the memory of all batches but one.
+
+    Returns:
+        The outputs in the order of the texts, shape [texts, ...].
+    """
 
     def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
         """Around the first forward pass and around the second, which autograd runs outside of the loop's blocks."""

@@ -27,6 +27,7 @@ COMMANDS = {
     "evaluate": ("rocketqa_haystack.cli.evaluate", "evaluate", "measure a retriever and a re-ranker beside BM25"),
     "train-dual-encoder": ("rocketqa_haystack.cli.train", "train_dual_encoder", "train a retriever"),
     "train-cross-encoder": ("rocketqa_haystack.cli.train", "train_cross_encoder", "train a re-ranker"),
+    "train-reader": ("rocketqa_haystack.cli.train_reader", "train_reader", "train a reader that finds the answers"),
     "models": ("rocketqa_haystack.cli.models", "models", "list the official RocketQA models and what is cached"),
     "convert": ("rocketqa_haystack.cli.convert", "convert", "make a model folder of an official checkpoint"),
 }
