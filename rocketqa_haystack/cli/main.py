@@ -28,6 +28,8 @@ COMMANDS = {
     "train-dual-encoder": ("rocketqa_haystack.cli.train", "train_dual_encoder", "train a retriever"),
     "train-cross-encoder": ("rocketqa_haystack.cli.train", "train_cross_encoder", "train a re-ranker"),
     "train-reader": ("rocketqa_haystack.cli.train_reader", "train_reader", "train a reader that finds the answers"),
+    "pipeline": ("rocketqa_haystack.cli.pipeline", "pipeline", "write a pipeline as YAML: retrieve, re-rank, answer"),
+    "evaluate-qa": ("rocketqa_haystack.cli.evaluate_qa", "evaluate_qa", "measure the answers of a pipeline"),
     "models": ("rocketqa_haystack.cli.models", "models", "list the official RocketQA models and what is cached"),
     "convert": ("rocketqa_haystack.cli.convert", "convert", "make a model folder of an official checkpoint"),
 }
@@ -37,6 +39,8 @@ POSITIONAL = {
     "index": ("corpus", "store"),
     "search": ("store", "question"),
     "evaluate": ("collection",),
+    "pipeline": ("output",),
+    "evaluate-qa": ("pipeline", "collection"),
     "convert": ("source", "output"),
 }
 

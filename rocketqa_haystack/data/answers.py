@@ -43,8 +43,8 @@ class AnsweredCollection:
     Attributes:
         collection: Passages, questions and judgements.
         answers: The answer strings of each question; none where its judged passages do not answer it.
-        spans: Where the answers stand in the question's one judged passage, if it is known (SQuAD's form); else they are
-            looked for.
+        spans: Where the answers stand in the question's one judged passage, if it is known (SQuAD's form); else they
+            are looked for.
     """
 
     collection: Collection

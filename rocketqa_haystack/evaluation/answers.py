@@ -6,13 +6,10 @@ import re
 import string
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 
 import regex
-
-from rocketqa_haystack.data import Passage, Qrels
-from rocketqa_haystack.evaluation.runs import Run
 
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
@@ -69,18 +66,26 @@ def has_answer(text: str, answers: Sequence[str]) -> bool:
     return any(len(answer) > 1 and answer in tokens for answer in map(_tokens, answers))
 
 
-def answer_qrels(run: Run, corpus: Mapping[str, Passage], answers: Mapping[str, Sequence[str]]) -> Qrels:
-    """Judgements of a run by answer string: `measure(run, answer_qrels(...), ["Success@20"])` is NQ's recall at 20.
+def answer_rank(texts: Iterable[str], answers: Sequence[str]) -> int | None:
+    """The rank, from 1, of the first text that has an answer; None where none has.
+
+    A retriever's Success@k on Natural Questions is the share of questions where it is at most k.
+    """
+    return next((rank for rank, text in enumerate(texts, start=1) if has_answer(text, answers)), None)
+
+
+def measure_answers(predictions: Mapping[str, str], answers: Mapping[str, Sequence[str]]) -> dict[str, float]:
+    """Means of exact match and F1, as `EM` and `F1` between 0 and 1, over all questions in `answers`.
 
     Args:
-        run: The ranked passages.
-        corpus: Passages by id. As in DPR, the title does not count.
-        answers: The answers of each question to judge; one that the run lacks counts as not found.
+        predictions: The answer to each question, by its id; the empty string, or none at all, for "no answer".
+        answers: The right answers.
     """
-    return {
-        query_id: {id: int(has_answer(corpus[id].text, wanted)) for id in run.get(query_id, ())} or {"": 0}
-        for query_id, wanted in answers.items()
-    }
+    given = [(predictions.get(query_id, ""), wanted) for query_id, wanted in answers.items()]
+    return {name: sum(score(*pair) for pair in given) / len(given) for name, score in ANSWER_MEASURES.items()}
+
+
+ANSWER_MEASURES = {"EM": exact_match, "F1": f1_score}
 
 
 def _best(score: Callable[[str], float], answers: Sequence[str]) -> float:
