@@ -65,7 +65,7 @@ def load_reader(model: str | Path, max_length: int | None, device: torch.device,
     positions = getattr(config, "max_position_embeddings", MAX_LENGTH)
     if config.model_type in ("roberta", "xlm-roberta", "camembert"):
         positions -= 2  # which count from the padding's id
-    length = min(MAX_LENGTH, positions) if max_length is None else max_length
+    length = min(MAX_LENGTH, positions, tokenizer.model_max_length) if max_length is None else max_length
     if not 16 <= length <= positions:
         raise ModelError(f"max_length must be between 16 and the {positions} tokens that {model} reads, not {length}")
     tokenizer.model_max_length = length
