@@ -163,13 +163,19 @@ def test_squad_is_read_in_both_forms(form: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (squad(answers=[{"text": "1974", "answer_start": 3}]), "question 'q1': its answer '1974' is not at character 3"),
+        (
+            squad(answers=[{"text": "1974", "answer_start": 3}]),
+            "question 'q1': its answer '1974' is not at character 3",
+        ),
         (squad(answers=[{"text": "1973"}]), "question 'q1': an answer needs a 'text' and an 'answer_start'"),
         (squad(id="q2"), "question 'q2': the id was used before"),
         (squad(question=None), "'question' is missing"),
         ({"data": 3}, "'data' must be a list of JSON objects"),
         ({"data": []}, "no questions"),
-        ({"id": "q", "context": "x", "question": "?", "answers": {"text": ["x"]}}, "line 1, question 'q': 'answers' must"),
+        (
+            {"id": "q", "context": "x", "question": "?", "answers": {"text": ["x"]}},
+            "line 1, question 'q': 'answers' must",
+        ),
         ([1], "line 1: expected a JSON object"),
     ],
 )

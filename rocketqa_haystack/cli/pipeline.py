@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 from haystack import Pipeline
 from haystack.components.builders import AnswerBuilder, ChatPromptBuilder
-from haystack.core.errors import SerializationError
 from haystack.dataclasses import ChatMessage
+from haystack.utils import deserialize_secrets_inplace
 
 from rocketqa_haystack import FAISSDocumentStore, RocketQARanker, RocketQARetriever
 from rocketqa_haystack.data.files import atomic_write
@@ -143,9 +143,11 @@ def _add_generator(pipeline: Pipeline, name: str, options: dict[str, Any]) -> No
         generator = getattr(import_module(module), attribute)
     except (ImportError, ValueError, AttributeError) as error:
         raise ValueError(f"there is no class {name!r}: {error}") from error
+    options = dict(options)
+    deserialize_secrets_inplace(options, [key for key, value in options.items() if isinstance(value, dict)])
     try:
-        made = generator.from_dict({"type": f"{generator.__module__}.{attribute}", "init_parameters": dict(options)})
-    except (TypeError, AttributeError, SerializationError) as error:
+        made = generator(**options)
+    except (TypeError, AttributeError) as error:
         raise ValueError(f"{name} cannot be made with {options}: {error}") from error
     template = [ChatMessage.from_system(SYSTEM_PROMPT), ChatMessage.from_user(USER_PROMPT)]
     pipeline.add_component("prompt_builder", ChatPromptBuilder(template=template))
