@@ -209,7 +209,7 @@ def test_evaluate_qa_measures_answers_recall_and_time(
     records = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()[1:]]
     gold = {question.query_id: question.answers[0] for question in made_up(6, seed=1)}
     assert report["questions"] == 6
-    assert report["EM"] == sum(record["answer"] == gold[record["query_id"]] for record in records) / 6
+    assert report["EM"] == sum(record["answer"] == gold[record["id"]] for record in records) / 6
     assert report["F1"] >= report["EM"]
     assert report["Success"]["retriever"]["Success@7"] == 1, "seven passages are all"
     assert set(report["Success"]["ranker"]) == {"Success@1", "Success@2"}, "the ranker hands on two"
@@ -261,7 +261,7 @@ def test_an_interrupted_evaluation_goes_on(
     (tmp_path / "qa" / "pipeline.yaml").write_text((tmp_path / "qa" / "pipeline.yaml").read_text() + "\n")
     capsys.readouterr()
     assert run("evaluate-qa", tmp_path / "qa", answered, "--answers-file", file) == 2
-    assert "is not of this pipeline, collection and split" in capsys.readouterr().err
+    assert "is not of the same models, data and options" in capsys.readouterr().err
 
 
 def test_mistakes_in_an_evaluation_are_one_sentence(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +16,8 @@ from haystack.core.errors import DeserializationError
 from tqdm.auto import tqdm
 
 from rocketqa_haystack.data import AnsweredCollection, load_answered_collection
-from rocketqa_haystack.data.files import DataError, read_jsonl, write_json
+from rocketqa_haystack.data.files import DataError, write_json
+from rocketqa_haystack.data.journal import Journal
 from rocketqa_haystack.evaluation import answer_rank, format_table, measure_answers, normalize_answer
 
 #: A passage that a generated answer names, like [2].
@@ -59,11 +59,12 @@ def evaluate_qa(
     file = pipeline / "pipeline.yaml" if pipeline.is_dir() else pipeline
     text = _read(file)
     key = {"pipeline": hashlib.sha256(text.encode()).hexdigest(), "collection": collection.name, "split": split}
-    records = {} if answers_file is None else _earlier(answers_file, key)
-    if remaining := [id for id in asked if id not in records]:
-        for record in _ask(_load(file, text), data, remaining, answers_file):
-            records[record["query_id"]] = record
-    report = _measures([records[id] for id in asked], data, sorted(set(ranks)))
+    loaded = _load(file, text)
+    journal = Journal(answers_file, key)
+    if remaining := [id for id in asked if id not in journal.records]:
+        for record in _ask(loaded, data, remaining):
+            journal.append(record)
+    report = _measures([journal.records[id] for id in asked], data, sorted(set(ranks)))
     print(f"{len(asked)} questions ({split}) to {file}")
     if "EM" in report:
         print(f"EM {report['EM']:.4f}, F1 {report['F1']:.4f}")
@@ -105,10 +106,8 @@ def _question_inputs(pipeline: Pipeline, question: str) -> dict[str, Any]:
     return {name: {"query": question} for name, inputs in pipeline.inputs().items() if "query" in inputs}
 
 
-def _ask(
-    pipeline: Pipeline, data: AnsweredCollection, query_ids: Sequence[str], file: Path | None
-) -> Iterator[dict[str, Any]]:
-    """Each question's record, in the file before it is given."""
+def _ask(pipeline: Pipeline, data: AnsweredCollection, query_ids: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Each question's record."""
     stages = set(pipeline.graph.nodes)
     queries = data.collection.queries
     pipeline.run(_question_inputs(pipeline, queries[query_ids[0]]))  # loads the models
@@ -118,8 +117,8 @@ def _ask(
             start = time.perf_counter()
             result = pipeline.run(_question_inputs(pipeline, queries[query_id]), include_outputs_from=stages)
             seconds["total"] = time.perf_counter() - start
-            record = {
-                "query_id": query_id,
+            yield {
+                "id": query_id,
                 **_answers(result),
                 "ranks": {
                     stage: [answer_rank(texts, data.answers[query_id]), len(texts)]
@@ -127,10 +126,6 @@ def _ask(
                 },
                 "seconds": dict(seconds),
             }
-            if file is not None:
-                with file.open("a", encoding="utf-8") as opened:
-                    opened.write(json.dumps(record, ensure_ascii=False) + "\n")
-            yield record
 
 
 @contextmanager
@@ -177,31 +172,12 @@ def _answers(result: Mapping[str, Any]) -> dict[str, Any]:
     return {"first": next(iter(texts), ""), "answer": next(filter(None, texts), "")}
 
 
-def _earlier(file: Path, key: dict[str, str]) -> dict[str, dict[str, Any]]:
-    """The records of an interrupted evaluation; where there is no file, one is begun.
-
-    Raises:
-        DataError: The file is of another pipeline or collection, or is something else.
-    """
-    if not file.exists():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(key) + "\n", encoding="utf-8")
-        return {}
-    whole = file.read_bytes()
-    if not whole.endswith(b"\n"):  # a line that was being written
-        file.write_bytes(whole[: whole.rfind(b"\n") + 1])
-    lines = [record for _, record in read_jsonl(file)]
-    if not lines or lines[0] != key:
-        raise DataError(f"{file} is not of this pipeline, collection and split; remove it or choose another")
-    return {record["query_id"]: record for record in lines[1:]}
-
-
 def _measures(records: Sequence[dict[str, Any]], data: AnsweredCollection, ranks: Sequence[int]) -> dict[str, Any]:
     report: dict[str, Any] = {}
-    answers = {record["query_id"]: data.answers[record["query_id"]] for record in records}
+    answers = {record["id"]: data.answers[record["id"]] for record in records}
     if "answer" in records[0]:
         chosen = "answer" if all(answers.values()) else "first"
-        report = measure_answers({record["query_id"]: record[chosen] for record in records}, answers)
+        report = measure_answers({record["id"]: record[chosen] for record in records}, answers)
     report["Success"] = {
         stage: {
             f"Success@{k}": sum((record["ranks"][stage][0] or k + 1) <= k for record in records) / len(records)
