@@ -238,7 +238,7 @@ def answers(
         ids = {id for run in best.values() for id in run[query_id]} - known.keys()
         if ids:
             documents = [Document(id=id, content=corpus[id].text) for id in sorted(ids)]
-            found = dict.fromkeys(ids, [0.0, ""])
+            found = {id: [0.0, ""] for id in ids}
             for answer in reader.run(queries[query_id], documents, top_k=10_000)["answers"]:
                 found[answer.document.id] = max(found[answer.document.id], [answer.score, answer.data])
             journal.append({"id": query_id, "answers": {**known, **found}})

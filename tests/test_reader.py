@@ -47,7 +47,7 @@ def test_a_trained_reader_finds_answers_among_distractors_and_says_when_there_is
 
 def test_the_trainer_and_haystacks_reader_give_the_same_answer_and_score(reader_folder: Path) -> None:
     trainer = ReaderTrainer(reader_folder, made_up(4, seed=0), settings=TrainingSettings(**FAST), negatives=0)
-    assert trainer.max_length == 40, "the folder keeps the length of a window"
+    assert trainer.reader.max_length == 40, "the folder keeps the length of a window"
     reader = haystacks_reader(reader_folder, no_answer=False)
     for question in made_up(8, seed=2, length=80):  # several windows each
         passages = [*question.negatives, *question.positives]
@@ -62,7 +62,7 @@ def test_a_reader_folder_holds_no_pickle_and_trains_on(reader_folder: Path) -> N
     assert not [file for file in reader_folder.rglob("*") if file.suffix in (".bin", ".pt", ".pkl")]
     trainer = ReaderTrainer(reader_folder, made_up(4, seed=3), settings=TrainingSettings(**FAST), negatives=1)
     saved = AutoModelForQuestionAnswering.from_pretrained(reader_folder).state_dict()
-    for name, tensor in trainer.model.state_dict().items():
+    for name, tensor in trainer.reader.model.state_dict().items():
         assert torch.equal(tensor, saved[name]), "a trained head is taken as it is"
 
 
@@ -81,24 +81,53 @@ def test_the_same_seed_gives_the_same_reader(language_model: Path) -> None:
         run = TrainingSettings(batch_size=8, learning_rate=1e-3, seed=seed, **FAST)
         trainer = ReaderTrainer(language_model, made_up(16, seed=0), settings=run)
         trainer.train()
-        return torch.cat([parameter.flatten() for parameter in trainer.model.parameters()])
+        return torch.cat([parameter.flatten() for parameter in trainer.reader.model.parameters()])
 
     first = weights(1)
     assert torch.equal(first, weights(1))
     assert not torch.equal(first, weights(2))
 
 
+def test_an_interrupted_training_ends_with_the_same_reader(
+    language_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = TrainingSettings(epochs=2, batch_size=8, learning_rate=1e-3, checkpoint_every=2, **FAST)
+
+    def trainer() -> ReaderTrainer:
+        return ReaderTrainer(language_model, made_up(24, seed=0), settings=run)
+
+    whole = trainer()
+    losses = whole.train().losses
+    cut, steps = trainer(), iter(range(4))
+
+    def loss(batch: Any) -> Any:
+        if next(steps, None) is None:
+            raise KeyboardInterrupt
+        return ReaderTrainer.loss(cut, batch)
+
+    monkeypatch.setattr(cut, "loss", loss)
+    with pytest.raises(KeyboardInterrupt):
+        cut.train(tmp_path / "reader")
+    continued = trainer()
+    assert continued.train(tmp_path / "reader").losses == losses
+    for name, tensor in whole.reader.model.state_dict().items():
+        assert torch.equal(continued.reader.model.state_dict()[name], tensor)
+    card = (tmp_path / "reader" / "README.md").read_text()
+    assert "TransformersExtractiveReader" in card
+    assert "question-answering" in card
+
+
 def without_dropout(trainer: ReaderTrainer) -> ReaderTrainer:
-    trainer.model.eval()
+    trainer.reader.model.eval()
     return trainer
 
 
 def gradient(trainer: ReaderTrainer, batch: Any) -> torch.Tensor:
-    trainer.model.zero_grad()
+    trainer.reader.model.zero_grad()
     loss = trainer.loss(batch)
     assert loss is not None
     loss.backward()  # type: ignore[no-untyped-call]
-    return torch.cat([p.grad.flatten() for p in trainer.model.parameters() if p.grad is not None])
+    return torch.cat([p.grad.flatten() for p in trainer.reader.model.parameters() if p.grad is not None])
 
 
 def test_the_shares_of_processes_add_up_and_gradient_caching_changes_nothing(
@@ -216,7 +245,7 @@ def test_a_long_passages_windows_without_the_answer_are_negatives_too(language_m
         ({"questions": "without negatives"}, "mine them from a retriever's top k first, or ask for 0"),
         ({"selection_weight": -1.0}, "selection_weight must not be negative"),
         ({"max_length": 65}, "max_length must be between 16 and the 64 tokens"),
-        ({"stride": 40}, "stride must be between 0 and half of max_length, but got 40 of 64"),
+        ({"stride": 40}, "stride must be 0 to half of max_length, but got 40 of 64"),
         ({"model": "/nowhere"}, "there is no model folder '/nowhere'"),
     ],
 )

@@ -3,10 +3,11 @@
 from trainers.cross_encoder import CrossEncoderTrainer
 from trainers.dual_encoder import DualEncoderTrainer
 from trainers.joint import JointTrainer
-from trainers.loop import TrainingResult, TrainingSettings
+from trainers.loop import TrainingResult
 from trainers.losses import JointLossSettings
 from trainers.mining import mine_distractors, mine_groups
 from trainers.reader import ReaderTrainer
+from trainers.settings import TrainingSettings
 
 __all__ = [
     "CrossEncoderTrainer",

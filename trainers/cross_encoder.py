@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
@@ -14,16 +14,18 @@ from torch import Tensor
 from rocketqa_haystack.data import Collection, Passage, TrainingGroup
 from rocketqa_haystack.encoders import CrossEncoder
 from rocketqa_haystack.evaluation import Run, measure, rerank
-from trainers.export import export
+from trainers.fingerprints import describe, model_name
 from trainers.forward import forward_in_batches
 from trainers.gathering import process_slice
-from trainers.loop import TrainingResult, TrainingSettings, start_accelerator, train
+from trainers.loop import Task, TrainingResult, start_accelerator, train
 from trainers.losses import pointwise_loss
-from trainers.sampling import batches_of, epoch_generator, known_positives, sample_negatives, sample_positive
+from trainers.sampling import EpochBatches, epoch_generator, known_positives, sample_negatives, sample_positive
+from trainers.settings import TrainingSettings
 
 
 @dataclass(frozen=True)
 class _Pair:
+    query_id: str
     query: str
     passage: Passage
     label: int
@@ -79,6 +81,12 @@ class CrossEncoderTrainer:
         self.dev_candidates = dev_candidates or {}
         self.negatives = negatives
         self._known = known_positives(groups)
+        self._options = {
+            "trainer": type(self).__name__,
+            "model": model_name(model),
+            "negatives": negatives,
+            **asdict(self.encoder.settings),
+        }
 
     def train(self, output: str | Path | None = None) -> TrainingResult:
         """Trains the encoder in place and writes it as a model folder.
@@ -89,16 +97,19 @@ class CrossEncoderTrainer:
         Raises:
             FileExistsError: The folder is there already and is not empty.
         """
-        with export(self.encoder.save_pretrained, output, self.accelerator):
-            return train(
-                self.encoder.model,
-                self.settings,
-                self._batches,
-                self.loss,
-                accelerator=self.accelerator,
-                evaluate=partial(self._evaluate, self.dev) if self.dev is not None else None,
-                description="Training the re-ranker",
-            )
+        task = Task(
+            {"reranker": self.encoder},
+            self.settings,
+            self._batches,
+            self.loss,
+            self.accelerator,
+            options=self._options,
+            data=describe(self.groups, self.dev),
+            evaluate=partial(self._evaluate, self.dev) if self.dev is not None else None,
+            unit="pair",
+            description="Training the re-ranker",
+        )
+        return train(task, output)
 
     def loss(self, batch: Sequence[_Pair]) -> Tensor | None:
         """This process's share of the loss of a batch of all processes; None where it has no pair of it."""
@@ -117,17 +128,17 @@ class CrossEncoderTrainer:
         with torch.autocast(logits.device.type, enabled=False):
             return pointwise_loss(logits, labels, total=len(batch))
 
-    def _batches(self, epoch: int) -> list[list[_Pair]]:
+    def _batches(self, epoch: int) -> EpochBatches[_Pair]:
         generator = epoch_generator(self.settings.seed, epoch)
         pairs = [pair for group in self.groups for pair in self._pairs(group, generator)]
         per_step = self.settings.batch_size * self.accelerator.num_processes
-        return [[pairs[i] for i in batch] for batch in batches_of(len(pairs), per_step, generator)]
+        return EpochBatches(len(pairs), per_step, self.settings.seed, epoch, lambda position, _: pairs[position])
 
     def _pairs(self, group: TrainingGroup, generator: np.random.Generator) -> list[_Pair]:
         negatives = sample_negatives(group, self.negatives, generator, known=self._known[group.query])
         return [
-            _Pair(group.query, sample_positive(group, generator), 1),
-            *(_Pair(group.query, passage, 0) for passage in negatives),
+            _Pair(group.query_id, group.query, sample_positive(group, generator), 1),
+            *(_Pair(group.query_id, group.query, passage, 0) for passage in negatives),
         ]
 
     def _evaluate(self, dev: Collection) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
@@ -12,15 +12,17 @@ from torch import Tensor
 
 from rocketqa_haystack.data import Collection, Passage, TrainingGroup
 from rocketqa_haystack.evaluation import measure, retrieve
-from trainers.export import export
-from trainers.gathering import gather_rows, process_slice
-from trainers.loop import TrainingResult, TrainingSettings, start_accelerator, train
+from trainers.fingerprints import describe, model_name
+from trainers.gathering import as_share, gather_rows, process_slice
+from trainers.loop import Task, TrainingResult, start_accelerator, train
 from trainers.retriever import TrainedRetriever
 from trainers.sampling import EpochBatches, known_positives, sample_negatives, sample_positive
+from trainers.settings import TrainingSettings
 
 
 @dataclass(frozen=True)
 class _Example:
+    query_id: str
     query: str
     positive: Passage
     negatives: Sequence[Passage]
@@ -87,6 +89,13 @@ class DualEncoderTrainer:
         self.dev = dev
         self.hard_negatives = hard_negatives
         self._known = known_positives(groups)
+        self._options = {
+            "trainer": type(self).__name__,
+            "model": model_name(model),
+            "hard_negatives": hard_negatives,
+            "temperature": self.retriever.temperature,
+            **asdict(self.encoder.settings),
+        }
 
     def train(self, output: str | Path | None = None) -> TrainingResult:
         """Trains the encoder in place and writes it as a model folder.
@@ -97,19 +106,21 @@ class DualEncoderTrainer:
         Raises:
             FileExistsError: The folder is there already and is not empty.
         """
-        with export(self.encoder.save_pretrained, output, self.accelerator):
-            return train(
-                self.encoder.model,
-                self.settings,
-                self._batches,
-                self.loss,
-                accelerator=self.accelerator,
-                evaluate=partial(self._evaluate, self.dev) if self.dev is not None else None,
-                description="Training the retriever",
-            )
+        task = Task(
+            {"retriever": self.encoder},
+            self.settings,
+            self._batches,
+            self.loss,
+            self.accelerator,
+            options=self._options,
+            data=describe(self.groups, self.dev),
+            evaluate=partial(self._evaluate, self.dev) if self.dev is not None else None,
+            description="Training the retriever",
+        )
+        return train(task, output)
 
-    def loss(self, batch: Sequence[_Example]) -> Tensor | None:
-        """This process's loss for a batch of all processes; None where it has no query of it."""
+    def loss(self, batch: Sequence[_Example]) -> Tensor:
+        """This process's share of the loss of a batch of all processes."""
         passages = [example.positive for example in batch]
         for example in batch:
             passages.extend(example.negatives)
@@ -118,10 +129,9 @@ class DualEncoderTrainer:
         own_passages = process_slice(len(passages))
         queries = gather_rows(self.retriever.encode_queries([example.query for example in batch[own]]))
         vectors = gather_rows(self.retriever.encode_passages(passages[own_passages]))
-        if not (queries.requires_grad or vectors.requires_grad):
-            return None
         texts = [example.query for example in batch]
-        return self.retriever.contrastive_loss(queries, vectors, range(len(batch)), texts, passages, self._known)
+        loss = self.retriever.contrastive_loss(queries, vectors, range(len(batch)), texts, passages, self._known)
+        return as_share(loss)
 
     def _batches(self, epoch: int) -> EpochBatches[_Example]:
         per_step = self.settings.batch_size * self.accelerator.num_processes
@@ -136,7 +146,7 @@ class DualEncoderTrainer:
     def _example(self, group: TrainingGroup, generator: np.random.Generator) -> _Example:
         known = self._known[group.query]
         negatives = sample_negatives(group, self.hard_negatives, generator, known=known)
-        return _Example(group.query, sample_positive(group, generator), negatives)
+        return _Example(group.query_id, group.query, sample_positive(group, generator), negatives)
 
     def _evaluate(self, dev: Collection) -> float:
         progress = self.settings.show_progress and self.accelerator.is_main_process

@@ -68,14 +68,17 @@ def forward_tokens(
     Returns:
         The outputs in the order of the texts, shape [texts, ...].
     """
-
-    def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        """Around the first forward pass and around the second, which autograd runs outside of the loop's blocks."""
-        return nullcontext(), fast_dropout(device)
-
+    contexts = replay_contexts(device)
     order, parts = [], []
     for batch in tokens.batches(token_budget_for(device)):
         order.append(torch.from_numpy(batch))
         features = tokens.features(batch, device)
         parts.append(checkpoint(run, features, use_reentrant=False, context_fn=contexts) if replay else run(features))
     return torch.cat(parts)[torch.cat(order).argsort().to(device)]
+
+
+def replay_contexts(
+    device: torch.device,
+) -> Callable[[], tuple[AbstractContextManager[None], AbstractContextManager[None]]]:
+    """What is around a first forward pass and around its replay, which autograd runs outside of the loop's blocks."""
+    return lambda: (nullcontext(), fast_dropout(device))

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor, distributed
+from torch.distributed.tensor import DTensor
 
 
 def gather_rows(local: Tensor) -> Tensor:
@@ -42,9 +43,29 @@ def sum_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
     if not _distributed():
         return
     for parameter in parameters:
+        if isinstance(parameter, DTensor):  # sharded weights: their gradients are summed as they come about
+            continue
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
         distributed.all_reduce(parameter.grad)
+
+
+def sum_over_processes(share: Tensor) -> float:
+    """The sum of a number of which each process has a share; not finite where any share is not."""
+    total = share.detach().double().clone()
+    if _distributed():
+        distributed.all_reduce(total)
+    return float(total)
+
+
+def as_share(loss: Tensor) -> Tensor:
+    """The whole batch's loss, which every process has, as this process's share of it: shares add up to the whole.
+
+    Its gradient, which reaches this process's own rows alone, is a share already and stays as it is.
+    """
+    if not _distributed():
+        return loss
+    return loss - loss.detach() * (1 - 1 / distributed.get_world_size())
 
 
 def process_slice(length: int) -> slice:

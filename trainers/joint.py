@@ -3,29 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from rocketqa_haystack.data import Collection, Passage, TrainingGroup
 from rocketqa_haystack.encoders import CrossEncoder
 from rocketqa_haystack.evaluation import measure, retrieve
-from trainers.export import export
+from trainers.fingerprints import describe, model_name
 from trainers.forward import forward_in_batches
-from trainers.gathering import gather_rows, process_slice
-from trainers.loop import TrainingResult, TrainingSettings, start_accelerator, train
+from trainers.gathering import as_share, gather_rows, process_slice
+from trainers.loop import Task, TrainingResult, start_accelerator, train
 from trainers.losses import JointLossSettings, joint_loss
 from trainers.retriever import TrainedRetriever
 from trainers.sampling import EpochBatches, known_positives, sample_negatives, sample_positive
+from trainers.settings import TrainingSettings
 
 
 @dataclass(frozen=True)
 class _List:
+    query_id: str
     query: str
     passages: Sequence[Passage]  # the positive first
 
@@ -116,7 +118,8 @@ class JointTrainer:
         )
         self.reranker.change_settings(passage_max_length=pair_max_length)
         self.reranker.model.requires_grad_(not freeze_reranker)
-        self.pools = (groups, denoised)
+        self.groups = groups
+        self.denoised = denoised
         self.dev = dev
         self.list_length = list_length
         self.reranker_learning_rate = reranker_learning_rate or self.settings.learning_rate
@@ -124,6 +127,19 @@ class JointTrainer:
         self.contrastive_weight = contrastive_weight
         self.freeze_reranker = freeze_reranker
         self._known = known_positives([*groups, *denoised] if denoised else groups)
+        self._options = {
+            "trainer": type(self).__name__,
+            "retriever": model_name(retriever),
+            "reranker": model_name(reranker),
+            "list_length": list_length,
+            "reranker_learning_rate": self.reranker_learning_rate,
+            "loss": asdict(self.joint_loss),
+            "contrastive_weight": contrastive_weight,
+            "freeze_reranker": freeze_reranker,
+            "temperature": self.retriever.temperature,
+            "pair_max_length": self.reranker.settings.passage_max_length,
+            **asdict(self.retriever.encoder.settings),
+        }
 
     def train(self, output: str | Path | None = None) -> TrainingResult:
         """Trains both encoders in place and writes them as the model folders `retriever` and `reranker` of a folder.
@@ -134,18 +150,20 @@ class JointTrainer:
         Raises:
             FileExistsError: The folder is there already and is not empty.
         """
-        both = nn.ModuleDict({"retriever": self.retriever.encoder.model, "reranker": self.reranker.model})
-        with export(self._save, output, self.accelerator):
-            return train(
-                both,
-                self.settings,
-                self._batches,
-                self.loss,
-                accelerator=self.accelerator,
-                rates=self._rate,
-                evaluate=partial(self._evaluate, self.dev) if self.dev is not None else None,
-                description="Training retriever and re-ranker",
-            )
+        task = Task(
+            {"retriever": self.retriever.encoder, "reranker": self.reranker},
+            self.settings,
+            self._batches,
+            self.loss,
+            self.accelerator,
+            options=self._options,
+            data=describe(self.groups, self.dev) | ({"denoised": describe(self.denoised)} if self.denoised else {}),
+            rate=self._rate,
+            evaluate=partial(self._evaluate, self.dev) if self.dev is not None else None,
+            unit="list",
+            description="Training retriever and re-ranker",
+        )
+        return train(task, output)
 
     def loss(self, batch: Sequence[_List]) -> Tensor | None:
         """This process's share of the loss of a batch of all processes; None where it has no list of it."""
@@ -156,12 +174,11 @@ class JointTrainer:
         if self.contrastive_weight:
             # The whole batch's on every process, with its own rows carrying gradient: see trainers/gathering.py.
             queries, vectors = gather_rows(queries), gather_rows(vectors)
-            if queries.requires_grad:
-                positives = [0, *accumulate(len(one.passages) for one in batch)][:-1]
-                passages = [passage for one in batch for passage in one.passages]
-                texts = [one.query for one in batch]
-                contrastive = self.retriever.contrastive_loss(queries, vectors, positives, texts, passages, self._known)
-                shares.append(self.contrastive_weight * contrastive)
+            positives = [0, *accumulate(len(one.passages) for one in batch)][:-1]
+            passages = [passage for one in batch for passage in one.passages]
+            texts = [one.query for one in batch]
+            contrastive = self.retriever.contrastive_loss(queries, vectors, positives, texts, passages, self._known)
+            shares.append(self.contrastive_weight * as_share(contrastive))
         return torch.stack(shares).sum() if shares else None
 
     def _distillation(self, lists: Sequence[_List], queries: Tensor, vectors: Tensor, total: int) -> Tensor:
@@ -188,7 +205,7 @@ class JointTrainer:
             return joint_loss(scores, logits, mask, self.joint_loss, total=total).total
 
     def _batches(self, epoch: int) -> EpochBatches[_List]:
-        groups, denoised = self.pools
+        groups, denoised = self.groups, self.denoised
 
         def example(position: int, generator: np.random.Generator) -> _List:
             in_first = position < len(groups)
@@ -199,14 +216,10 @@ class JointTrainer:
 
     def _list(self, group: TrainingGroup, generator: np.random.Generator) -> _List:
         negatives = sample_negatives(group, self.list_length - 1, generator, known=self._known[group.query])
-        return _List(group.query, [sample_positive(group, generator), *negatives])
+        return _List(group.query_id, group.query, [sample_positive(group, generator), *negatives])
 
     def _rate(self, name: str) -> float:
         return self.reranker_learning_rate if name.startswith("reranker.") else self.settings.learning_rate
-
-    def _save(self, folder: Path) -> None:
-        self.retriever.encoder.save_pretrained(folder / "retriever")
-        self.reranker.save_pretrained(folder / "reranker")
 
     def _evaluate(self, dev: Collection) -> float:
         progress = self.settings.show_progress and self.accelerator.is_main_process

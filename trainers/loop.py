@@ -1,70 +1,56 @@
-"""The one training loop: precision, clipping, schedule, progress, evaluation, the best weights."""
+"""The one training loop: precision, clipping, schedule, progress, evaluation, the best weights, resumption."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from copy import deepcopy
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from functools import partial
+from math import isfinite
+from pathlib import Path
+from typing import Any, Protocol
 
+import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate.utils import broadcast_object_list, set_seed
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from rocketqa_haystack.encoders.precision import computes_bfloat16
+from trainers import fingerprints
+from trainers.adapters import prepare, restore
 from trainers.dropout import fast_dropout
-from trainers.gathering import sum_gradients
+from trainers.gathering import sum_gradients, sum_over_processes
+from trainers.model_card import write_model_card
+from trainers.optimizer import ScheduledAdamW
+from trainers.run_folder import TRACKED, Checkpoint, RunFolder, read_checkpoint
+from trainers.sampling import EpochBatches
+from trainers.settings import TrainingSettings
+from trainers.sharding import shard, shard_like, sharding_asked_for, whole_tensor
+from trainers.trackers import check_trackers, started_trackers
 
-Batch = TypeVar("Batch")
+
+class Example(Protocol):
+    """What batches are made of."""
+
+    @property
+    def query_id(self) -> str:
+        """Names it in error messages."""
 
 
-@dataclass(frozen=True)
-class TrainingSettings:
-    """What every trainer takes.
+class Encoder(Protocol):
+    """What is trained: a model, and how to write it to a folder and read it back."""
 
-    Args:
-        epochs: Times to go through the training data.
-        batch_size: Queries of a step on each process (pairs, for a cross-encoder).
-        learning_rate: Peak of the schedule: a linear rise over the warm-up, then a linear fall to 0.
-        warmup_ratio: Share of the steps that the rise takes.
-        weight_decay: AdamW's, on all weights but biases and layer norms.
-        max_grad_norm: Longest gradient; longer ones are scaled down to it.
-        mixed_precision: `bf16`, `no`, or `auto`: bf16 where the device computes it natively. Weights stay float32.
-        seed: Of the order, the sampling and the dropout. The same seed on the same machine gives the same weights.
-        gradient_caching: Keep the activations of one forward pass of some thousand tokens at a time, and run each once
-            more in the backward pass: the same step, slower, at a memory that hardly grows with the batch.
-        evaluations: Times to evaluate on the dev split, evenly over the run; the best weights seen are kept.
-        show_progress: Whether to show a progress bar.
-    """
+    model: Any
 
-    epochs: int = 1
-    batch_size: int = 32
-    learning_rate: float = 2e-5
-    warmup_ratio: float = 0.1
-    weight_decay: float = 0.01
-    max_grad_norm: float = 1.0
-    mixed_precision: str = "auto"
-    seed: int = 0
-    gradient_caching: bool = False
-    evaluations: int = 1
-    show_progress: bool = True
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Writes a model folder."""
 
-    def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, but got {getattr(self, name)}")
-        for name in ("learning_rate", "max_grad_norm"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be greater than 0, but got {getattr(self, name)}")
-        if not 0 <= self.warmup_ratio < 1:
-            raise ValueError(f"warmup_ratio must be at least 0 and less than 1, but got {self.warmup_ratio}")
-        if self.weight_decay < 0:
-            raise ValueError(f"weight_decay must not be negative, but got {self.weight_decay}")
-        if self.evaluations < 0:
-            raise ValueError(f"evaluations must not be negative, but got {self.evaluations}")
-        if self.mixed_precision not in ("auto", "bf16", "no"):
-            raise ValueError(f"mixed_precision must be auto, bf16 or no, but got {self.mixed_precision!r}")
+    @classmethod
+    def from_pretrained(cls, model: str | Path, *, device: str | None = None, dtype: str = "auto") -> Any:
+        """Reads one."""
 
 
 @dataclass
@@ -72,14 +58,17 @@ class TrainingResult:
     """What a run gives back.
 
     Attributes:
-        losses: This process's loss of each step; a contrastive loss is that of all processes' batch.
+        losses: Of each step, over the batch of all processes.
         evaluations: Steps taken and the measure then, for each evaluation; the first is before training.
-        best_step: The step whose weights were kept; None where nothing was evaluated and the last ones were.
     """
 
     losses: list[float] = field(default_factory=list)
     evaluations: list[tuple[int, float]] = field(default_factory=list)
-    best_step: int | None = None
+
+    @property
+    def best_step(self) -> int | None:
+        """The step whose weights were kept; None where nothing was evaluated and the last ones were."""
+        return max(self.evaluations, key=lambda one: one[1])[0] if self.evaluations else None
 
 
 def start_accelerator() -> Accelerator:
@@ -90,102 +79,278 @@ def start_accelerator() -> Accelerator:
         return Accelerator()
 
 
-def train(
-    model: nn.Module,
-    settings: TrainingSettings,
-    batches: Callable[[int], Sequence[Batch]],
-    loss: Callable[[Batch], Tensor | None],
-    *,
-    accelerator: Accelerator,
-    rates: Callable[[str], float] | None = None,
-    evaluate: Callable[[], float] | None = None,
-    description: str = "Training",
-) -> TrainingResult:
-    """Trains a model in place.
+@dataclass(frozen=True)
+class Task:
+    """What a trainer has the loop do.
 
-    Args:
-        model: In float32, on the accelerator's device.
-        settings: The run's settings.
+    Attributes:
+        encoders: What to train, in float32, on the accelerator's device, by name.
+        settings: How to.
         batches: The batches of an epoch, the same number each time, the same on every process.
-        loss: This process's loss for a batch, such that the gradients of all processes add up to the batch's; None
-            where the batch leaves this process nothing to do.
+        loss: This process's share of the loss of a batch: the shares of all processes, and their gradients, add up to
+            the batch's. None where the batch leaves this process nothing to do.
         accelerator: Device and processes.
-        rates: The learning rate of a parameter by its name, where not all have that of the settings.
+        options: What else makes the run what it is, as JSON has it: an interrupted run with others is not continued.
+        data: What the run learns from, likewise.
+        rate: The learning rate of a parameter by its name, which begins with the encoder's; None is that of the
+            settings for all.
         evaluate: A measure on the dev split, higher is better. With it the best weights seen, those from before
             training among them, are in the model at the end.
+        measure: The name of that measure.
+        unit: What an example is called.
         description: Of the progress bar.
+    """
+
+    encoders: Mapping[str, Encoder]
+    settings: TrainingSettings
+    batches: Callable[[int], EpochBatches[Any]]
+    loss: Callable[[Any], Tensor | None]
+    accelerator: Accelerator
+    options: Mapping[str, Any]
+    data: Mapping[str, Any]
+    rate: Callable[[str], float] | None = None
+    evaluate: Callable[[], float] | None = None
+    measure: str = "RR@10"
+    unit: str = "query"
+    description: str = "Training"
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """All that decides what comes out of the run."""
+        return {
+            "options": dict(self.options),
+            "settings": self.settings.with_effect(),
+            "data": dict(self.data),
+            "weights": {name: fingerprints.of_weights(encoder.model) for name, encoder in self.encoders.items()},
+            "processes": self.accelerator.num_processes,
+        }
+
+
+def train(task: Task, output: str | Path | None) -> TrainingResult:
+    """Trains encoders in place and writes their model folders; goes on with a run that was interrupted.
+
+    Args:
+        task: What to do.
+        output: The folder to write, which appears whole or not at all; several encoders go to folders in it of their
+            names. Until then the run is kept in `OUTPUT.training`, see trainers/run_folder.py. None writes nothing,
+            and the run cannot be continued.
 
     Returns:
-        Losses and evaluations.
+        Losses and evaluations, those of the earlier parts of an interrupted run included.
 
     Raises:
-        FloatingPointError: The loss is not finite; the message has the step.
+        FileExistsError: The output is there already, and is not this run's.
+        FloatingPointError: The loss or its gradient is not finite; the message has the step and the queries.
+        OSError: A checkpoint or the output cannot be written; what was there before is as it was.
+        ValueError: There is nothing to train on, a setting cannot be met, or an interrupted run differs.
     """
-    # Different dropout on each process; order and sampling have generators of their own.
-    set_seed(settings.seed, device_specific=True)
-    autocast = _autocast(settings, accelerator.device)
-    first_epoch = batches(0)
-    total = settings.epochs * len(first_epoch)
-    if total == 0:
-        raise ValueError("there is nothing to train on: no batches")
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    # Two encoders that are trained together are clipped each on its own.
-    models = model.values() if isinstance(model, nn.ModuleDict) else [model]
-    parts = [[p for p in each.parameters() if p.requires_grad] for each in models]
-    groups = _parameter_groups(model, settings.weight_decay, rates or (lambda name: settings.learning_rate))
-    optimizer = torch.optim.AdamW(groups, fused=True)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _rise_and_fall(settings.warmup_ratio, total))
-    due = {round(total * (i + 1) / settings.evaluations) for i in range(settings.evaluations)} if evaluate else set()
-    result = TrainingResult()
-    best: dict[str, Tensor] = {}
+    settings, accelerator = task.settings, task.accelerator
+    check_trackers(settings.trackers)
+    if settings.trackers and output is None:
+        raise ValueError("trackers need an output folder, to keep their files in")
+    if output is None:
+        run = _Run(task)
+        log = list(run.steps([]))
+        run.end()
+        return _result(log)
+    identity = task.identity
+    only = RunFolder(output, identity, settings.checkpoints_kept) if accelerator.is_main_process else nullcontext()
+    with only as folder:
+        found = [folder.finished, folder.path, *folder.resume()] if folder else [None] * 4
+        finished, path, step, log = broadcast_object_list(found)
+        if finished:
+            _reload(task.encoders, Path(output))
+        else:
+            run = _Run(task)
+            if step:
+                run.load(read_checkpoint(path, step), log)
+            names = settings.trackers if folder else ()
+            config = {**identity["options"], **identity["settings"], **identity["data"]}
+            with started_trackers(names, path / TRACKED, Path(output).name, config, step) as trackers:
+                for line in run.steps(log):
+                    log.append(line)
+                    if folder:
+                        folder.log(line)
+                    for tracker in trackers:
+                        values = {key: value for key, value in line.items() if key not in ("step", "dev")}
+                        tracker.log(values | line.get("dev", {}), step=line["step"])
+                    if run.checkpoint_due(line["step"]):
+                        checkpoint = run.checkpoint()  # which every process makes its part of
+                        if folder:
+                            folder.save(line["step"], checkpoint)
+            run.end()
+        if folder:
+            folder.finish(partial(_save, task.encoders, Path(output).name, identity, log))
+    accelerator.wait_for_everyone()
+    return _result(log)
 
-    def run_evaluation(step: int) -> None:
-        nonlocal best
-        assert evaluate is not None
-        model.eval()
-        with autocast:
-            value = evaluate()
-        if result.best_step is None or value > max(measured for _, measured in result.evaluations):
-            result.best_step = step
-            best = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
-        result.evaluations.append((step, value))
 
-    if due:
-        run_evaluation(0)
-    step = 0
-    hidden = not settings.show_progress or not accelerator.is_main_process
-    with tqdm(total=total, desc=description, unit="step", disable=hidden) as progress:
-        for epoch in range(settings.epochs):
-            for batch in first_epoch if epoch == 0 else batches(epoch):
-                model.train()
-                with autocast, fast_dropout(accelerator.device):
-                    value = loss(batch)
-                if value is not None:
-                    if not torch.isfinite(value):
-                        raise FloatingPointError(
-                            f"the loss is {value.item()} at step {step + 1} of {total}; "
-                            "try a lower learning rate, or mixed_precision=no"
-                        )
-                    value.backward()  # type: ignore[no-untyped-call]
-                sum_gradients(parameters)
-                norm = max(nn.utils.clip_grad_norm_(part, settings.max_grad_norm) for part in parts)
-                optimizer.step()
-                schedule.step()
-                optimizer.zero_grad()
-                result.losses.append(0.0 if value is None else value.item())
-                step += 1
-                progress.update()
-                shown: dict[str, Any] = {"lr": f"{schedule.get_last_lr()[0]:.1e}", "norm": f"{float(norm):.2f}"}
-                shown["loss"] = f"{result.losses[-1]:.4f}"
-                if result.evaluations:
-                    shown["dev"] = f"{result.evaluations[-1][1]:.4f}"
+class _Run:
+    """The state of a run, and how it goes from one step to the next."""
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+        settings, accelerator = task.settings, task.accelerator
+        self._batches = task.batches(0)
+        if not self._batches:
+            raise ValueError("there is nothing to train on: no batches")
+        self._epoch_steps = -(-len(self._batches) // settings.gradient_accumulation)
+        self._total = settings.epochs * self._epoch_steps
+        self._models = {name: encoder.model for name, encoder in task.encoders.items()}
+        for model in self._models.values():
+            prepare(model, settings, accelerator.device)
+        # Sharded models cannot be made whole again, but their weights can be put into others.
+        self._whole = deepcopy(self._models) if sharding_asked_for(accelerator) else None
+        if self._whole is not None:
+            for model in self._models.values():
+                shard(model, accelerator)
+        every = nn.ModuleDict(self._models)
+        self._trained = {name: p for name, p in every.named_parameters() if p.requires_grad}
+        # Encoders that are trained together are clipped each on its own.
+        self._parts = [[p for p in model.parameters() if p.requires_grad] for model in self._models.values()]
+        self._optimizer = ScheduledAdamW(
+            self._trained,
+            weight_decay=settings.weight_decay,
+            rate=task.rate or (lambda name: settings.learning_rate),
+            warmup_ratio=settings.warmup_ratio,
+            total=self._total,
+        )
+        self._autocast = _autocast(settings, accelerator.device)
+        times = settings.evaluations if task.evaluate else 0
+        self._evaluated = {round(self._total * (i + 1) / times) for i in range(times)}
+        self._measures: list[tuple[int, float]] = []
+        self._best: dict[str, Tensor] = {}
+
+    def steps(self, log: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+        """Takes the steps after those in the log. Gives what to log about each when it has been taken."""
+        settings = self.task.settings
+        taken = log[-1]["step"] if log else 0
+        if self._evaluated and not log:
+            yield {"step": 0, "dev": {self.task.measure: self._evaluate(0)}}
+        hidden = not settings.show_progress or not self.task.accelerator.is_main_process
+        examples = self._batches.examples
+        with tqdm(
+            total=settings.epochs * examples,
+            initial=self._examples_before(taken),
+            desc=self.task.description,
+            unit=f" {self.task.unit}",
+            disable=hidden,
+        ) as progress:
+            shown: dict[str, str] = {}
+            for step in range(taken, self._total):
+                if self._gains_nothing_more():
+                    break
+                line = self._step(step)
+                shown |= {"loss": f"{line['loss']:.4f}", "lr": f"{line['learning_rate']:.1e}"}
+                if step + 1 in self._evaluated:
+                    value = self._evaluate(step + 1)
+                    line["dev"] = {self.task.measure: value}
+                    shown["dev"] = f"{value:.4f}"
                 progress.set_postfix(shown, refresh=False)
-                if step in due:
-                    run_evaluation(step)
-    if best:
-        model.load_state_dict(best)
-    model.eval()
-    return result
+                progress.update(self._examples_before(step + 1) - progress.n)
+                yield line
+
+    def checkpoint_due(self, step: int) -> bool:
+        """Whether to keep the state after a step."""
+        return step > 0 and (step % self.task.settings.checkpoint_every == 0 or step in self._evaluated)
+
+    def checkpoint(self) -> Checkpoint:
+        """All that the steps to come depend on; every process must ask for it."""
+        checkpoint = {"weights": self._weights(), "optimizer": self._optimizer.state()}
+        return {**checkpoint, "best": self._best} if self._best else checkpoint
+
+    def load(self, checkpoint: Checkpoint, log: Sequence[Mapping[str, Any]]) -> None:
+        """Goes back to the state of a checkpoint, and of the log at that time."""
+        self._load_weights(checkpoint["weights"])
+        self._optimizer.load_state(checkpoint["optimizer"])
+        self._best = dict(checkpoint.get("best", {}))
+        self._measures = _evaluations(log)
+
+    def end(self) -> None:
+        """Leaves the best weights, or the last ones, in models as they were before the run."""
+        if self._best:
+            self._load_weights(self._best)
+        for name, model in self._models.items():
+            if self._whole is not None:
+                weights = {key: whole_tensor(p) for key, p in model.named_parameters()}
+                model = self._whole[name]
+                _copy(weights, dict(model.named_parameters()))
+                self.task.encoders[name].model = model
+            restore(model)
+            model.eval()
+
+    def _step(self, step: int) -> dict[str, Any]:
+        """Takes a step, counted from 0, and tells about it."""
+        settings, accelerator = self.task.settings, self.task.accelerator
+        epoch, place = divmod(step, self._epoch_steps)
+        if self._batches.epoch != epoch:
+            self._batches = self.task.batches(epoch)
+        start = place * settings.gradient_accumulation
+        window = self._batches[start : start + settings.gradient_accumulation]
+        examples = [example for batch in window for example in batch]
+        for model in self._models.values():
+            model.train()
+        total = 0.0
+        for number, batch in enumerate(window):
+            # Each step's random numbers are its own: a run can continue at any step, and needs no generator's state.
+            random = np.random.SeedSequence([settings.seed, step, number, accelerator.process_index])
+            set_seed(int(random.generate_state(1)[0]))
+            with self._autocast, fast_dropout(accelerator.device):
+                loss = self.task.loss(batch)
+                share = torch.zeros(()) if loss is None else loss * (len(batch) / len(examples))
+            total += sum_over_processes(share.to(accelerator.device))
+            self._refuse("loss", total, step, examples)
+            if share.requires_grad:
+                share.backward()  # type: ignore[no-untyped-call]
+        sum_gradients(self._trained.values())
+        norms = [nn.utils.clip_grad_norm_(part, settings.max_grad_norm) for part in self._parts if part]
+        norm = max(float(whole_tensor(each)) for each in norms)
+        self._refuse("gradient's length", norm, step, examples)
+        rate = self._optimizer.step(step)
+        return {"step": step + 1, "epoch": epoch, "loss": total, "learning_rate": rate, "gradient_norm": norm}
+
+    def _refuse(self, what: str, value: float, step: int, examples: Sequence[Example]) -> None:
+        if not isfinite(value):
+            ids = ", ".join(dict.fromkeys(example.query_id for example in examples))
+            raise FloatingPointError(
+                f"the {what} is {value} at step {step + 1} of {self._total}, for the queries {ids}; "
+                "try a lower learning rate, or mixed_precision=no"
+            )
+
+    def _evaluate(self, step: int) -> float:
+        assert self.task.evaluate is not None
+        for model in self._models.values():
+            model.eval()
+        with self._autocast:
+            measured = self.task.evaluate()
+        # Processes may differ in the last digit, and must not in what they keep and when they stop.
+        value: float = broadcast_object_list([measured])[0]
+        if not self._measures or value > max(earlier for _, earlier in self._measures):
+            self._best = self._weights()
+        self._measures.append((step, value))
+        return value
+
+    def _gains_nothing_more(self) -> bool:
+        measures = [value for _, value in self._measures]
+        patience = self.task.settings.patience
+        return 0 < patience < len(measures) and max(measures[:-patience]) >= max(measures[-patience:])
+
+    def _examples_before(self, step: int) -> int:
+        epoch, place = divmod(step, self._epoch_steps)
+        in_epoch = place * self.task.settings.gradient_accumulation * self._batches.batch_size
+        return epoch * self._batches.examples + in_epoch
+
+    def _weights(self) -> dict[str, Tensor]:
+        return {name: whole_tensor(parameter) for name, parameter in self._trained.items()}
+
+    def _load_weights(self, weights: Mapping[str, Tensor]) -> None:
+        _copy(weights, self._trained)
+
+
+def _copy(weights: Mapping[str, Tensor], parameters: Mapping[str, nn.Parameter]) -> None:
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(shard_like(weights[name], parameter))
 
 
 def _autocast(settings: TrainingSettings, device: torch.device) -> torch.autocast:
@@ -196,21 +361,35 @@ def _autocast(settings: TrainingSettings, device: torch.device) -> torch.autocas
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=chosen == "bf16")
 
 
-def _rise_and_fall(warmup_ratio: float, total: int) -> Callable[[int], float]:
-    """Factors of the learning rate: up to 1 over the warm-up, down towards 0 over the rest; no step's is 0."""
-    warmup = int(warmup_ratio * total)
-
-    def factor(step: int) -> float:
-        return (step + 1) / (warmup + 1) if step < warmup else (total - step) / (total - warmup)
-
-    return factor
+def _places(encoders: Mapping[str, Encoder], output: Path) -> dict[str, Path]:
+    """Where each encoder is written: one alone to the output itself."""
+    return {name: output if len(encoders) == 1 else output / name for name in encoders}
 
 
-def _parameter_groups(model: nn.Module, weight_decay: float, rates: Callable[[str], float]) -> list[dict[str, Any]]:
-    """Parameters by what the optimizer does to them; biases and layer norms, of one dimension, are not decayed."""
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            decay = weight_decay if parameter.ndim > 1 else 0.0
-            groups.setdefault((rates(name), decay), []).append(parameter)
-    return [{"params": group, "lr": rate, "weight_decay": decay} for (rate, decay), group in groups.items()]
+def _save(
+    encoders: Mapping[str, Encoder],
+    title: str,
+    identity: Mapping[str, Any],
+    log: Sequence[Mapping[str, Any]],
+    output: Path,
+) -> None:
+    """Writes model folders, each with its card."""
+    for name, place in _places(encoders, output).items():
+        encoders[name].save_pretrained(place)
+        write_model_card(place, title if place == output else f"{title}: {name}", encoders[name], identity, log)
+
+
+def _reload(encoders: Mapping[str, Encoder], output: Path) -> None:
+    """Takes the weights of a run that had reached its end."""
+    for name, place in _places(encoders, output).items():
+        encoder = encoders[name]
+        loaded = type(encoder).from_pretrained(place, device=str(encoder.model.device), dtype="float32")
+        encoder.model.load_state_dict(loaded.model.state_dict())
+
+
+def _evaluations(log: Sequence[Mapping[str, Any]]) -> list[tuple[int, float]]:
+    return [(line["step"], value) for line in log for value in line.get("dev", {}).values()]
+
+
+def _result(log: Sequence[Mapping[str, Any]]) -> TrainingResult:
+    return TrainingResult([line["loss"] for line in log if "loss" in line], _evaluations(log))

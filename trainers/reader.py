@@ -16,14 +16,15 @@ from tqdm.auto import tqdm
 
 from rocketqa_haystack.data import AnsweredQuestion, Passage
 from rocketqa_haystack.evaluation import exact_match
-from trainers.export import export
+from trainers.fingerprints import describe, model_name
 from trainers.forward import forward_tokens
 from trainers.gathering import process_slice
-from trainers.loop import TrainingResult, TrainingSettings, start_accelerator, train
+from trainers.loop import Task, TrainingResult, start_accelerator, train
 from trainers.losses import reader_loss
-from trainers.reader_model import CALIBRATION, HEAD, load_reader
+from trainers.reader_model import CALIBRATION, HEAD, Reader
 from trainers.reader_windows import Window, as_tokenized, windows
 from trainers.sampling import EpochBatches
+from trainers.settings import TrainingSettings
 
 #: Instead of minus infinity, which would make NaN of the gradient of passages that only fill up.
 NOWHERE = -1e6
@@ -33,6 +34,7 @@ NOWHERE = -1e6
 class _Example:
     """Windows of a question's passages; the first has the answer, if any has."""
 
+    query_id: str
     windows: tuple[Window, ...]
 
 
@@ -96,17 +98,26 @@ class ReaderTrainer:
             raise ValueError(f"selection_weight must not be negative, but got {selection_weight}")
         self.settings = settings or TrainingSettings()
         self.accelerator = start_accelerator()
-        self.model, self.tokenizer, self.max_length = load_reader(
-            model, max_length, self.accelerator.device, self.settings.seed
+        self.reader = Reader.from_pretrained(
+            model, device=str(self.accelerator.device), max_length=max_length, seed=self.settings.seed
         )
-        self.stride = self.max_length // 3 if stride is None else stride
-        if not 0 <= self.stride <= self.max_length // 2:
-            raise ValueError(f"stride must be between 0 and half of max_length, but got {stride} of {self.max_length}")
+        self.stride = self.reader.max_length // 3 if stride is None else stride
+        if not 0 <= self.stride <= self.reader.max_length // 2:
+            raise ValueError(f"stride must be 0 to half of max_length, but got {stride} of {self.reader.max_length}")
         self.questions = questions
         self.dev = dev
         self.negatives = negatives
         self.selection_weight = selection_weight
         self.head_learning_rate = head_learning_rate or self.settings.learning_rate / CALIBRATION
+        self._options = {
+            "trainer": type(self).__name__,
+            "model": model_name(model),
+            "negatives": negatives,
+            "max_length": self.reader.max_length,
+            "stride": self.stride,
+            "selection_weight": selection_weight,
+            "head_learning_rate": self.head_learning_rate,
+        }
 
     def train(self, output: str | Path | None = None) -> TrainingResult:
         """Trains the reader in place and writes it as a model folder that TransformersExtractiveReader loads.
@@ -117,22 +128,22 @@ class ReaderTrainer:
         Raises:
             FileExistsError: The folder is there already and is not empty.
         """
-        with export(self.save_pretrained, output, self.accelerator):
-            return train(
-                self.model,
-                self.settings,
-                self._batches,
-                self.loss,
-                accelerator=self.accelerator,
-                rates=lambda name: self.head_learning_rate if HEAD in name else self.settings.learning_rate,
-                evaluate=partial(self._evaluate, self.dev) if self.dev else None,
-                description="Training the reader",
-            )
-
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Writes the model folder: weights as safetensors, and a tokenizer that knows the length of a window."""
-        self.model.save_pretrained(str(folder))
-        self.tokenizer.save_pretrained(str(folder))
+        dev = {f"dev_{name}": value for name, value in describe(self.dev).items()} if self.dev else {}
+        task = Task(
+            {"reader": self.reader},
+            self.settings,
+            self._batches,
+            self.loss,
+            self.accelerator,
+            options=self._options,
+            data={**describe(self.questions), **dev},
+            rate=lambda name: self.head_learning_rate if HEAD in name else self.settings.learning_rate,
+            evaluate=partial(self._evaluate, self.dev) if self.dev else None,
+            measure="exact match",
+            unit="question",
+            description="Training the reader",
+        )
+        return train(task, output)
 
     def loss(self, batch: Sequence[_Example]) -> Tensor | None:
         """This process's share of the loss of a batch of all processes; None where it has no question of it."""
@@ -178,19 +189,21 @@ class ReaderTrainer:
         return passage.text[characters], float(scores.flatten()[best])
 
     def _windows(self, query: str, passage: Passage, spans: Sequence[tuple[int, int]] = ()) -> list[Window]:
-        return windows(self.tokenizer, query, passage.text, spans, max_length=self.max_length, stride=self.stride)
+        return windows(
+            self.reader.tokenizer, query, passage.text, spans, max_length=self.reader.max_length, stride=self.stride
+        )
 
     def _logits(self, chosen: Sequence[Window]) -> tuple[Tensor, Tensor]:
         """Start and end log-odds of every token, shape [windows, longest]; NOWHERE outside of the passage."""
         width = max(len(window.ids) for window in chosen)
 
         def run(features: dict[str, Any]) -> Tensor:
-            output = self.model(**features)
+            output = self.reader.model(**features)
             logits = torch.stack([output.start_logits, output.end_logits], dim=1).float()
             return functional.pad(logits, (0, width - logits.shape[2]))
 
-        tokens = as_tokenized(chosen, self.tokenizer.pad_token_id or 0)
-        logits = forward_tokens(run, tokens, self.model.device, replay=self.settings.gradient_caching)
+        tokens = as_tokenized(chosen, self.reader.tokenizer.pad_token_id or 0)
+        logits = forward_tokens(run, tokens, self.reader.model.device, replay=self.settings.gradient_caching)
         position = torch.arange(width, device=logits.device)
         begin, stop = torch.tensor([window.in_text for window in chosen], device=logits.device).T[..., None]
         masked = (CALIBRATION * logits).masked_fill(~((begin <= position) & (position < stop))[:, None], NOWHERE)
@@ -221,7 +234,7 @@ class ReaderTrainer:
             found = [other] if isinstance(other, Window) else self._windows(question.query, other)
             if found:
                 chosen.append(_any_of(found, generator))
-        return _Example(tuple(chosen))
+        return _Example(question.query_id, tuple(chosen))
 
     def _evaluate(self, dev: Sequence[AnsweredQuestion]) -> float:
         hidden = not (self.settings.show_progress and self.accelerator.is_main_process)

@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModelForQuestionAnswering, AutoTokenize
 from rocketqa_haystack.encoders.attention import use_chunked_attention
 from rocketqa_haystack.encoders.errors import ModelError
 from rocketqa_haystack.encoders.loading import is_folder, resolve, transformer_subfolder
+from rocketqa_haystack.encoders.precision import resolve_dtype
 
 #: What TransformersExtractiveReader multiplies the sum of a span's logits by before it takes the sigmoid.
 CALIBRATION = 0.1
@@ -27,50 +28,79 @@ MAX_LENGTH = 384
 TYPICAL_TOKENS = 150
 
 
-def load_reader(model: str | Path, max_length: int | None, device: torch.device, seed: int) -> tuple[Any, Any, int]:
-    """A question-answering model in float32, its tokenizer, and the tokens of a window.
+class Reader:
+    """An extractive reader: a transformers model for question answering, and its tokenizer.
 
-    Args:
-        model: A folder, an official RocketQA name or a Hugging Face id. An encoder gets a new answer head.
-        max_length: Tokens of a window; None is 384, or what the model can read if that is less.
-        device: Where to put the model.
-        seed: Of the new head's random weights.
-
-    Raises:
-        ModelError: There is no such model, it can have no answer head, or it cannot read `max_length` tokens.
+    Attributes:
+        model: A transformer with a start and an end logit for every token.
+        tokenizer: A fast one, whose `model_max_length` is `max_length`.
+        max_length: Tokens of a window of passage with the question.
     """
-    name = resolve(model)
-    is_folder(name)  # which refuses what is no model's name
-    set_seed(seed)
-    place = {"subfolder": transformer_subfolder(name)}
-    try:
-        config = AutoConfig.from_pretrained(name, **place)
-        trained = any(kind.endswith("ForQuestionAnswering") for kind in config.architectures or ())
-        tokenizer = AutoTokenizer.from_pretrained(name, **place)
-        loaded = AutoModelForQuestionAnswering.from_pretrained(
-            name, config=config, dtype=torch.float32, use_safetensors=True, **place
-        )
-    except Exception as error:  # the library raises many kinds, with messages of many lines
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ModelError(f"{model} cannot be loaded as a reader: {reason}") from error
-    if not tokenizer.is_fast:
-        raise ModelError(f"{model} has no fast tokenizer, which tells where a token stands in the text")
-    head = [module for path, module in loaded.named_modules() if path.endswith(HEAD) and isinstance(module, nn.Linear)]
-    if not head:
-        raise ModelError(f"{model} is a {config.model_type}, whose answer head is not one that can be trained here")
-    if not trained:
-        # At first a passage is as likely to answer as not: the odds of its tokens add up to 1.
-        head[0].weight.data.div_(CALIBRATION)
-        head[0].bias.data.fill_(-math.log(TYPICAL_TOKENS) / CALIBRATION)
-    positions = getattr(config, "max_position_embeddings", MAX_LENGTH)
-    if config.model_type in ("roberta", "xlm-roberta", "camembert"):
-        positions -= 2  # which count from the padding's id
-    length = min(MAX_LENGTH, positions, tokenizer.model_max_length) if max_length is None else max_length
-    if not 16 <= length <= positions:
-        raise ModelError(f"max_length must be between 16 and the {positions} tokens that {model} reads, not {length}")
-    tokenizer.model_max_length = length
-    loaded.to(device)
-    if device.type == "cpu":
-        use_chunked_attention(loaded)
-    loaded.eval()
-    return loaded, tokenizer, length
+
+    def __init__(self, model: Any, tokenizer: Any, max_length: int) -> None:
+        tokenizer.model_max_length = max_length
+        self.model = model
+        self.tokenizer = tokenizer
+        self.max_length = max_length
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model: str | Path,
+        *,
+        device: str | None = None,
+        dtype: str = "float32",
+        max_length: int | None = None,
+        seed: int = 0,
+    ) -> Reader:
+        """Loads a reader; an encoder or language model gets a new answer head.
+
+        Args:
+            model: A folder, an official RocketQA name or a Hugging Face id.
+            device: Such as `cpu` or `cuda:0`; None is the CPU.
+            dtype: `auto`, `float32`, `bfloat16` or `float16`.
+            max_length: Tokens of a window; None is what the model was trained with, 384 at most.
+            seed: Of the new head's random weights.
+
+        Raises:
+            ModelError: There is no such model, it can have no answer head, or it cannot read `max_length` tokens.
+        """
+        name, target = resolve(model), torch.device(device or "cpu")
+        is_folder(name)  # which refuses what is no model's name
+        set_seed(seed)
+        place = {"subfolder": transformer_subfolder(name)}
+        try:
+            config = AutoConfig.from_pretrained(name, **place)
+            trained = any(kind.endswith("ForQuestionAnswering") for kind in config.architectures or ())
+            tokenizer = AutoTokenizer.from_pretrained(name, **place)
+            loaded = AutoModelForQuestionAnswering.from_pretrained(
+                name, config=config, dtype=resolve_dtype(dtype, target), use_safetensors=True, **place
+            )
+        except Exception as error:  # the library raises many kinds, with messages of many lines
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise ModelError(f"{model} cannot be loaded as a reader: {reason}") from error
+        if not tokenizer.is_fast:
+            raise ModelError(f"{model} has no fast tokenizer, which tells where a token stands in the text")
+        head = [part for path, part in loaded.named_modules() if path.endswith(HEAD) and isinstance(part, nn.Linear)]
+        if not head:
+            raise ModelError(f"{model} is a {config.model_type}, whose answer head is not one that can be trained here")
+        if not trained:
+            # At first a passage is as likely to answer as not: the odds of its tokens add up to 1.
+            head[0].weight.data.div_(CALIBRATION)
+            head[0].bias.data.fill_(-math.log(TYPICAL_TOKENS) / CALIBRATION)
+        positions = getattr(config, "max_position_embeddings", MAX_LENGTH)
+        if config.model_type in ("roberta", "xlm-roberta", "camembert"):
+            positions -= 2  # which count from the padding's id
+        length = min(MAX_LENGTH, positions, tokenizer.model_max_length) if max_length is None else max_length
+        if not 16 <= length <= positions:
+            raise ModelError(f"max_length must be between 16 and the {positions} tokens {model} reads, not {length}")
+        loaded.to(target)
+        if target.type == "cpu":
+            use_chunked_attention(loaded)
+        loaded.eval()
+        return cls(loaded, tokenizer, length)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Writes a model folder: weights as safetensors, and a tokenizer that knows the length of a window."""
+        self.model.save_pretrained(str(folder))
+        self.tokenizer.save_pretrained(str(folder))

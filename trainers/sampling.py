@@ -49,13 +49,15 @@ class EpochBatches(Sequence[list[Example]], Generic[Example]):
         epoch: int,
         example: Callable[[int, np.random.Generator], Example],
     ) -> None:
+        self.examples = length
+        self.batch_size = batch_size
+        self.epoch = epoch
         self._order = epoch_generator(seed, epoch).permutation(length)
-        self._batch_size = batch_size
         self._seeds = (seed, epoch)
         self._example = example
 
     def __len__(self) -> int:
-        return -(-len(self._order) // self._batch_size)
+        return -(-len(self._order) // self.batch_size)
 
     @overload
     def __getitem__(self, index: int) -> list[Example]: ...
@@ -70,7 +72,7 @@ class EpochBatches(Sequence[list[Example]], Generic[Example]):
         return self._batch(numbers)
 
     def _batch(self, number: int) -> list[Example]:
-        positions = self._order[number * self._batch_size : (number + 1) * self._batch_size].tolist()
+        positions = self._order[number * self.batch_size : (number + 1) * self.batch_size].tolist()
         return [self._example(i, np.random.default_rng([*self._seeds, i])) for i in positions]
 
 

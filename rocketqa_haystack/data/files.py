@@ -210,14 +210,31 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
             whole = Path(temporary) / "whole"
             whole.mkdir()
             yield whole
+            sync_tree(whole)
             if path.exists():
                 path.rmdir()
             whole.rename(path)
+            sync(path.parent)
     except BaseException:
         with suppress(OSError):  # another process may have put something there
             for parent in missing:
                 parent.rmdir()
         raise
+
+
+def sync_tree(folder: Path) -> None:
+    """Has the disk keep a folder and all in it: after a power cut they are as they are now."""
+    for path in (*folder.rglob("*"), folder):
+        sync(path)
+
+
+def sync(path: Path) -> None:
+    """Has the disk keep a file, or the names in a folder."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_json(path: str | Path, value: Any) -> None:

@@ -1,0 +1,85 @@
+"""Trains in processes of their own, which can be killed. They are forked from a server that has imported everything."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import socket
+import time
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(["trainers", "accelerate", "bm25s", "datasets", "peft", "torch.distributed.fsdp"])
+
+
+def start(target: Callable[..., None], *arguments: object, processes: int = 1) -> list[BaseProcess]:
+    """Starts one process, or several that find each other as those of `accelerate launch` do."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    started = [
+        SERVER.Process(target=_run, args=(rank, processes, port, target, arguments)) for rank in range(processes)
+    ]
+    for process in started:
+        process.start()
+    return started
+
+
+def finish(started: list[BaseProcess], timeout: float = 120) -> None:
+    """Waits until all have ended well."""
+    deadline = time.monotonic() + timeout
+    for process in started:
+        process.join(max(0.0, deadline - time.monotonic()))
+    codes = [process.exitcode for process in started]
+    kill(started)
+    assert codes == [0] * len(codes), codes
+
+
+def kill(started: list[BaseProcess]) -> None:
+    """kill -9, to all of them."""
+    for process in started:
+        process.kill()
+    for process in started:
+        process.join()
+
+
+def _run(rank: int, processes: int, port: int, target: Callable[..., None], arguments: tuple[object, ...]) -> None:
+    import torch
+
+    torch.set_num_threads(1)
+    if processes > 1:
+        os.environ.update(
+            ACCELERATE_USE_CPU="true",
+            RANK=str(rank),
+            LOCAL_RANK=str(rank),
+            WORLD_SIZE=str(processes),
+            LOCAL_WORLD_SIZE=str(processes),
+            MASTER_ADDR="127.0.0.1",
+            MASTER_PORT=str(port),
+        )
+    target(*arguments)
+
+
+def train_retriever(model: Path, collection: Path, output: Path, options: dict[str, object]) -> None:
+    """A short run with dropout, hard negatives and two evaluations."""
+    from rocketqa_haystack.data import groups_from_collection, load_collection
+    from trainers import DualEncoderTrainer, TrainingSettings
+
+    train = load_collection(collection, "train")
+    groups = groups_from_collection(train, {id: [f"p{(int(id[1:]) + 7) % 48}"] for id in train.queries})
+    values = {
+        "epochs": 3,
+        "batch_size": 4,
+        "learning_rate": 1e-3,
+        "evaluations": 2,
+        "checkpoint_every": 3,
+        "mixed_precision": "no",
+        "show_progress": False,
+        **options,
+    }
+    settings = TrainingSettings(**values)  # type: ignore[arg-type]
+    DualEncoderTrainer(
+        model, groups, dev=load_collection(collection, "dev"), settings=settings, hard_negatives=1
+    ).train(output)

@@ -1,0 +1,56 @@
+"""What tells whether two runs start from the same weights and see the same data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from rocketqa_haystack.data import Collection
+
+#: Training groups that are looked at: all of them, up to so many, evenly over the data.
+SAMPLE = 1_000
+
+
+def describe(groups: Sequence[object], dev: Collection | None = None) -> dict[str, Any]:
+    """What a run learns from and is evaluated on: how much, and fingerprints.
+
+    A sample of the training groups is looked at, and a collection's questions, judgements and the ids of its passages.
+    """
+    places = np.unique(np.linspace(0, len(groups) - 1, SAMPLE).astype(int)).tolist()
+    found: dict[str, Any] = {
+        "training_groups": len(groups),
+        "training_groups_fingerprint": _digest(groups[place] for place in places),
+    }
+    if dev is not None:
+        found |= {
+            "dev_queries": len(dev.queries),
+            "dev_passages": len(dev.corpus),
+            "dev_fingerprint": _digest([dev.queries, dev.qrels, *dev.corpus]),
+        }
+    return found
+
+
+def model_name(model: str | Path) -> str:
+    """What to call a model: a folder by its own name, wherever it lies. Its weights are told apart by `of_weights`."""
+    return Path(model).resolve().name if Path(model).is_dir() else str(model)
+
+
+def of_weights(model: nn.Module) -> str:
+    """Of a model's weights."""
+    total = blake2b(digest_size=8)
+    for name, parameter in model.named_parameters():
+        total.update(name.encode())
+        total.update(parameter.detach().cpu().contiguous().view(-1).numpy().view(np.uint8).data)
+    return total.hexdigest()
+
+
+def _digest(parts: Iterable[object]) -> str:
+    total = blake2b(digest_size=8)
+    for part in parts:
+        total.update(repr(part).encode("utf-8", "surrogatepass"))
+    return total.hexdigest()

@@ -1,0 +1,53 @@
+"""Experiment trackers, by the names that accelerate has for them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker, get_available_trackers
+
+
+def check_trackers(names: Sequence[str]) -> None:
+    """Refuses trackers that could not be started.
+
+    Raises:
+        ValueError: There is no such tracker, or its package is not installed.
+    """
+    installed = {tracker.value for tracker in get_available_trackers()}
+    for name in names:
+        if name not in LOGGER_TYPE_TO_CLASS:
+            raise ValueError(f"there is no tracker {name!r}; accelerate has {', '.join(sorted(LOGGER_TYPE_TO_CLASS))}")
+        if name not in installed:
+            raise ValueError(f"the tracker {name} needs its package, which is not installed")
+
+
+@contextmanager
+def started_trackers(
+    names: Sequence[str], folder: Path, project: str, config: Mapping[str, Any], step: int
+) -> Iterator[list[GeneralTracker]]:
+    """Trackers to log to within the block, on the main process.
+
+    Args:
+        names: As `check_trackers` lets pass.
+        folder: For those that write files.
+        project: Its name.
+        config: What to record about the run.
+        step: The last step that was logged before; TensorBoard forgets what came after it.
+    """
+    trackers = []
+    for name in names:
+        kind = LOGGER_TYPE_TO_CLASS[name]
+        options: dict[str, Any] = {"purge_step": step + 1} if name == "tensorboard" else {}
+        if kind.requires_logging_directory:
+            options["logging_dir"] = str(folder)
+        trackers.append(kind(project, **options))
+        trackers[-1].start()
+        trackers[-1].store_init_configuration({key: str(value) for key, value in config.items()})
+    try:
+        yield trackers
+    finally:
+        for tracker in trackers:
+            tracker.finish()
