@@ -13,7 +13,7 @@ from sentence_transformers.base.model import BaseModel
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from rocketqa_haystack.encoders.batching import Text, token_budget_for, tokenize
+from rocketqa_haystack.encoders.batching import Text, TokenizedTexts, token_budget_for, tokenize
 from trainers.dropout import fast_dropout
 from trainers.gathering import most_of_all_processes
 from trainers.sharding import is_sharded
@@ -50,13 +50,35 @@ def forward_in_batches(
     """
     # Sharded weights are put together by all processes, for each batch: those with fewer go along with an empty text.
     tokens = tokenize(model, texts or [""], prompt=prompt, task=task, max_length=max_length)
-    device = model.device
     options = {"task": task} if task is not None else {}
 
     def run(features: dict[str, Any]) -> Tensor:
         result: Tensor = model(features, **options)[output]
         return result.reshape(len(result), -1).float()
 
+    return forward_tokens(run, tokens, model.device, replay=replay, sharded=is_sharded(model))[: len(texts)]
+
+
+def forward_tokens(
+    run: Callable[[dict[str, Any]], Tensor],
+    tokens: TokenizedTexts,
+    device: torch.device,
+    *,
+    replay: bool = False,
+    sharded: bool = False,
+) -> Tensor:
+    """Runs a model over tokenised texts; see `forward_in_batches`.
+
+    Args:
+        run: From a batch as the model takes it to its outputs, one row for each text, the same shape for all batches.
+        tokens: The texts.
+        device: Where the model is.
+        replay: Trade a second forward pass for the memory of all batches but one.
+        sharded: Whether the model's weights are spread over processes, which must run it equally often.
+
+    Returns:
+        The outputs in the order of the texts, shape [texts, ...].
+    """
     contexts = replay_contexts(device)
 
     def forward(batch: NDArray[np.int64]) -> Tensor:
@@ -65,10 +87,10 @@ def forward_in_batches(
 
     batches = list(tokens.batches(token_budget_for(device)))
     parts = [forward(batch) for batch in batches]
-    if is_sharded(model):
-        parts = [part[: len(texts)] for part in parts]
-        parts += [forward(batches[0])[:0] for _ in range(most_of_all_processes(len(batches), device) - len(batches))]
-    order = torch.from_numpy(np.concatenate(batches))[: len(texts)].argsort()
+    if sharded:
+        most = most_of_all_processes(len(batches), device)
+        parts += [forward(batches[0])[:0] for _ in range(most - len(batches))]
+    order = torch.from_numpy(np.concatenate(batches)).argsort()
     return torch.cat(parts)[order.to(device)]
 
 

@@ -15,10 +15,17 @@ import numpy as np
 from accelerate import Accelerator
 from numpy.typing import NDArray
 
-from rocketqa_haystack.data import Collection, DataError, Passage, TrainingGroup, groups_from_collection
+from rocketqa_haystack.data import (
+    AnsweredCollection,
+    Collection,
+    DataError,
+    Passage,
+    TrainingGroup,
+    groups_from_collection,
+)
 from rocketqa_haystack.encoders import CrossEncoder, DualEncoder
 from rocketqa_haystack.encoders.search import exact_search
-from rocketqa_haystack.evaluation import BM25, Run, RunFile, best, fuse, retrieve, run_lines
+from rocketqa_haystack.evaluation import BM25, Run, RunFile, best, fuse, has_answer, retrieve, run_lines
 from trainers.parts import join_parts, make_parts
 
 #: Passages of a file of vectors, and queries of a part of a run.
@@ -240,3 +247,24 @@ def mine_groups(
     """
     run = retrieve(encoder, collection.corpus, collection.queries, k, vectors=vectors, show_progress=show_progress)
     return groups_from_collection(collection, {query_id: list(scores) for query_id, scores in run.items()})
+
+
+def mine_distractors(
+    encoder: DualEncoder, data: AnsweredCollection, k: int = 50, *, show_progress: bool = False
+) -> dict[str, list[str]]:
+    """The retriever's top k for every question less those passages that hold an answer string, best first.
+
+    They are what a reader will see beside the answer (DPR, section 6.2).
+
+    Args:
+        encoder: The retriever.
+        data: Passages, questions and answers.
+        k: Passages to retrieve for each question.
+        show_progress: Whether to show progress bars.
+    """
+    corpus = data.collection.corpus
+    run = retrieve(encoder, corpus, data.collection.queries, k, show_progress=show_progress)
+    return {
+        query_id: [id for id in scores if not has_answer(corpus[id].text, data.answers.get(query_id, ()))]
+        for query_id, scores in run.items()
+    }

@@ -71,7 +71,7 @@ def train_dual_encoder(
         title=title,
     )
     _announce(groups, trainer)
-    _report(trainer.train(output), output, trainer)
+    report(trainer.train(output), output, trainer)
 
 
 def train_cross_encoder(
@@ -129,7 +129,7 @@ def train_cross_encoder(
         model, groups, dev=dev, dev_candidates=run, settings=settings, negatives=negatives, max_length=max_length
     )
     _announce(groups, trainer)
-    _report(trainer.train(output), output, trainer)
+    report(trainer.train(output), output, trainer)
 
 
 def train_joint(
@@ -196,7 +196,7 @@ def train_joint(
         pair_max_length=pair_max_length,
     )
     _announce(groups, trainer)
-    _report(trainer.train(output), output, trainer)
+    report(trainer.train(output), output, trainer)
 
 
 def _training_data(
@@ -228,11 +228,12 @@ def _dev(folder: Path) -> Collection | None:
     return load_collection(folder, "dev") if (folder / "qrels" / "dev.tsv").is_file() else None
 
 
-def _report(result: TrainingResult, output: Path, trainer: Any) -> None:
+def report(result: TrainingResult, output: Path, trainer: Any, measure: str = "RR@10") -> None:
+    """Says at the end what was trained, how it was measured and where it is."""
     if not trainer.accelerator.is_main_process:
         return
     print(f"{len(result.losses)} steps, last loss {result.losses[-1]:.4f}")
     for step, value in result.evaluations:
         kept = "  <- kept" if step == result.best_step else ""
-        print(f"dev RR@10 after step {step}: {value:.4f}{kept}")
+        print(f"dev {measure} after step {step}: {value:.4f}{kept}")
     print(f"written: {output}")

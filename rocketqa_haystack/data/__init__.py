@@ -1,9 +1,11 @@
 """Passages, questions, judgements and training groups, with readers and writers of their file formats."""
 
+from rocketqa_haystack.data.answers import AnsweredCollection, AnsweredQuestion, find_answers, load_answered_collection
 from rocketqa_haystack.data.beir import (
     Collection,
     Qrels,
     load_collection,
+    read_answers,
     read_corpus,
     read_qrels,
     read_queries,
@@ -17,9 +19,12 @@ from rocketqa_haystack.data.group_checks import GroupsReport, check_groups
 from rocketqa_haystack.data.group_files import group_format, iterate_groups, read_groups, write_groups
 from rocketqa_haystack.data.groups import TrainingGroup, groups_from_collection
 from rocketqa_haystack.data.passage import Passage, as_passage
+from rocketqa_haystack.data.squad import load_squad
 from rocketqa_haystack.data.training_groups import TrainingGroups
 
 __all__ = [
+    "AnsweredCollection",
+    "AnsweredQuestion",
     "Collection",
     "CorpusFile",
     "DataError",
@@ -31,10 +36,14 @@ __all__ = [
     "TrainingGroups",
     "as_passage",
     "check_groups",
+    "find_answers",
     "group_format",
     "groups_from_collection",
     "iterate_groups",
+    "load_answered_collection",
     "load_collection",
+    "load_squad",
+    "read_answers",
     "read_corpus",
     "read_groups",
     "read_qrels",

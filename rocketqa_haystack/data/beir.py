@@ -122,6 +122,24 @@ def read_queries(path: str | Path) -> dict[str, str]:
     return queries
 
 
+def read_answers(path: str | Path) -> dict[str, tuple[str, ...]]:
+    """Answer strings by question id, from the `answers` of a `queries.jsonl`: a list, empty for "there is none".
+
+    Questions without the field are left out.
+
+    Raises:
+        DataError: A malformed line, or answers that are not a list of strings.
+    """
+    answers: dict[str, tuple[str, ...]] = {}
+    for number, record in read_jsonl(path):
+        if (given := record.get("answers")) is not None:
+            place = f"{path}, line {number}"
+            if not isinstance(given, list) or not all(isinstance(answer, str) for answer in given):
+                raise DataError(f"{place}: 'answers' must be a list of strings, not {given!r:.80}")
+            answers[text_field(place, record, "_id", "id", "query_id")] = tuple(given)
+    return answers
+
+
 def read_qrels(path: str | Path) -> Qrels:
     """Judgements in BEIR's form (three columns under a header) or TREC's (`query 0 passage grade`)."""
     qrels: Qrels = {}

@@ -1,5 +1,13 @@
 """Runs, measures and reports."""
 
+from rocketqa_haystack.evaluation.answers import (
+    answer_rank,
+    exact_match,
+    f1_score,
+    has_answer,
+    measure_answers,
+    normalize_answer,
+)
 from rocketqa_haystack.evaluation.bootstrap import Interval, bootstrap, bootstrap_gain
 from rocketqa_haystack.evaluation.dense import rerank, retrieve
 from rocketqa_haystack.evaluation.fusion import fuse
@@ -14,14 +22,20 @@ __all__ = [
     "Interval",
     "Run",
     "RunFile",
+    "answer_rank",
     "best",
     "bootstrap",
     "bootstrap_gain",
+    "exact_match",
+    "f1_score",
     "format_table",
     "fuse",
+    "has_answer",
     "iterate_run",
     "measure",
+    "measure_answers",
     "measure_queries",
+    "normalize_answer",
     "read_run",
     "rerank",
     "retrieve",

@@ -1,4 +1,4 @@
-"""What other processes do to a store in these tests. They start quickly, forked from one that has imported all."""
+"""What other processes do to a store in these tests, and how they start quickly: forked from one that imported all."""
 
 import multiprocessing
 import random
