@@ -19,7 +19,13 @@ from sentence_transformers import CrossEncoder as SentenceTransformersCrossEncod
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
-from transformers import BertConfig, BertForSequenceClassification, BertModel, BertTokenizerFast
+from transformers import (
+    BertConfig,
+    BertForQuestionAnswering,
+    BertForSequenceClassification,
+    BertModel,
+    BertTokenizerFast,
+)
 
 from rocketqa_haystack.data import Collection, Passage, save_collection
 
@@ -76,6 +82,16 @@ def ranker_folder(language_model: Path) -> Path:
 def two_way_ranker_folder(language_model: Path) -> Path:
     """A cross-encoder with two outputs."""
     return _cross_encoder(language_model, 2)
+
+
+@pytest.fixture(scope="session")
+def reader_folder(language_model: Path) -> Path:
+    """An extractive reader with random weights."""
+    folder = language_model.with_name("reader")
+    torch.manual_seed(3)
+    BertForQuestionAnswering.from_pretrained(language_model).save_pretrained(folder)
+    BertTokenizerFast.from_pretrained(language_model).save_pretrained(folder)
+    return folder
 
 
 def _cross_encoder(language_model: Path, labels: int) -> Path:

@@ -206,7 +206,9 @@ def test_a_run_of_the_command_as_a_process_exits_with_2_and_no_traceback() -> No
     assert result.stderr == "rocketqa search: error: /nowhere is no document store; `rocketqa index` makes one\n"
 
 
-def test_groups_train_without_a_collection(collection_folder: Path, ranker_folder: Path, tmp_path: Path) -> None:
+def test_groups_train_without_a_collection(
+    collection_folder: Path, encoder_folder: Path, ranker_folder: Path, tmp_path: Path
+) -> None:
     corpus = load_collection(collection_folder).corpus
     with (tmp_path / "groups.jsonl").open("w") as file:
         for number in range(4):
@@ -221,3 +223,17 @@ def test_groups_train_without_a_collection(collection_folder: Path, ranker_folde
     data = ["--data", tmp_path / "groups.jsonl", "--show-progress", "false"]
     assert run("train-cross-encoder", "--model", ranker_folder, "--output", tmp_path / "out", *data) == 0
     assert (tmp_path / "out" / "model.safetensors").is_file()
+    both = ["--retriever", encoder_folder, "--reranker", ranker_folder, "--output", tmp_path / "joint"]
+    options = [
+        "--denoised",
+        tmp_path / "groups.jsonl",
+        "--dev",
+        collection_folder,
+        "--list-length",
+        2,
+        "--loss",
+        "paper",
+    ]
+    assert run("train-joint", *both, *data, *options) == 0
+    for name in ("retriever", "reranker"):
+        assert (tmp_path / "joint" / name / "README.md").is_file()

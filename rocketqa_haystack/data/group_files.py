@@ -1,7 +1,8 @@
 """Training groups in files. `group_format` tells which of four a file is; all of them may be packed by gzip.
 
 - `jsonl`, ours and Tevatron's, the one interchange format between stages: a line is a group, `{"query_id", "query",
-  "positive_passages": [{"docid", "title", "text"[, "score"]}], "negative_passages": [...]}`.
+  "positive_passages": [{"docid", "title", "text"[, "score"]}], "negative_passages": [...]}`. Lines with `"vote"` are
+  users' feedback (see `feedback.py`): those of a question make one group, which comes after all others.
 - `triples`, the official toolkit's TSV for dual encoders: a line is a group, with the columns query, title and text of
   the positive, title and text of the negative, and a label without meaning.
 - `pairs`, the official toolkit's TSV for cross-encoders: a line is a query, a title, a text and a label, 1 or 0. Every
@@ -27,6 +28,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from rocketqa_haystack.data.feedback import Votes
 from rocketqa_haystack.data.files import (
     DataError,
     SkippedLines,
@@ -94,8 +96,9 @@ def iterate_groups(path: str | Path, *, skipped: SkippedLines | None = None) -> 
         return _kept(_dpr_items(path), lambda item: _dpr_group(path, *item), skipped)
     if format == "pairs":
         return _pair_groups(path, skipped)
-    parse = _jsonl_group if format == "jsonl" else _triple_group
-    return _kept(read_raw_lines(path), lambda line: parse(path, *line), skipped)
+    if format == "triples":
+        return _kept(read_raw_lines(path), lambda line: _triple_group(path, *line), skipped)
+    return _jsonl_groups(path, skipped)
 
 
 def read_groups(path: str | Path, *, skipped: SkippedLines | None = None) -> list[TrainingGroup]:
@@ -164,16 +167,29 @@ def _group(place: str, query_id: str, query: str, positives: Passages, negatives
     )
 
 
-def _jsonl_group(path: Path, number: int, raw: bytes) -> TrainingGroup:
+def _jsonl_groups(path: Path, skipped: SkippedLines | None) -> Iterator[TrainingGroup]:
+    votes = Votes()
+    for group in _kept(read_raw_lines(path), lambda line: _jsonl_group(path, votes, *line), skipped):
+        if group is not None:
+            yield group
+    yield from votes.groups(path)
+
+
+def _jsonl_group(path: Path, votes: Votes, number: int, raw: bytes) -> TrainingGroup | None:
     place = f"{path}, line {number}"
     record = json_object(place, decode_line(place, number, raw))
-    return _group(
-        place,
-        text_field(place, record, "query_id"),
-        text_field(place, record, "query"),
-        _passages(place, record, "positive_passages", ("docid",)),
-        _passages(place, record, "negative_passages", ("docid",)),
-    )
+    query_id, query = text_field(place, record, "query_id"), text_field(place, record, "query")
+    positives = _passages(place, record, "positive_passages", ("docid",))
+    negatives = _passages(place, record, "negative_passages", ("docid",))
+    vote = record.get("vote")
+    if vote is None:
+        return _group(place, query_id, query, positives, negatives)
+    if vote not in ("up", "down"):
+        raise DataError(f"{place}: 'vote' must be 'up' or 'down', not {vote!r:.80}")
+    passages = positives if vote == "up" else negatives
+    _group(place, query_id, query, passages, [])  # a vote's one passage must be as good as a positive
+    votes.add(query_id, query, passages, vote)
+    return None
 
 
 def _passages(

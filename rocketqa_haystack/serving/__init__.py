@@ -1,0 +1,1 @@
+"""A pipeline as a service: batching, the question's way through the pipeline, the REST routes, and the page."""

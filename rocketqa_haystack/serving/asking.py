@@ -1,0 +1,322 @@
+"""A folder's pipeline as a function from a question to answers, the passages behind them, and each stage's time."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextvars import ContextVar
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import networkx
+from haystack import Document, Pipeline
+from haystack.core.errors import DeserializationError, PipelineRuntimeError
+from haystack.dataclasses import ChatMessage
+from haystack.errors import FilterError
+
+from rocketqa_haystack.components import RocketQARanker, RocketQARetriever, RocketQATextEmbedder
+from rocketqa_haystack.components.passages import TITLE_FIELDS, to_passages
+from rocketqa_haystack.serving.batching import (
+    BatchedCrossEncoder,
+    BatchedDualEncoder,
+    BatchSettings,
+)
+
+PIPELINE_FILE = "pipeline.yaml"
+
+#: Inputs that take the question. A `text` is one only where it must be given: prompt builders and others have them too.
+QUESTION_INPUTS = ("query", "question", "text")
+
+#: Outputs that a person is shown.
+SHOWN_OUTPUTS = ("documents", "answers", "replies")
+
+#: Documents of a store whose metadata is listed for the filters, values listed of each field, seconds they are kept.
+MOST_DOCUMENTS = 200_000
+MOST_VALUES = 100
+FIELDS_AGE = 60.0
+
+_SECONDS: ContextVar[dict[str, float] | None] = ContextVar("seconds", default=None)
+
+
+class QuestionError(ValueError):
+    """A question that this pipeline cannot be asked; the message is for whoever asked it."""
+
+
+@dataclass(frozen=True)
+class ShownPassage:
+    """A passage behind the answers.
+
+    Attributes:
+        id: The Document's id.
+        title: The title, from the metadata.
+        text: The content.
+        meta: The other metadata.
+        scores: The score that each stage gave it, by the stage's name, in the order of the stages.
+    """
+
+    id: str
+    title: str
+    text: str
+    meta: dict[str, Any]
+    scores: dict[str, float]
+
+
+@dataclass(frozen=True)
+class ShownAnswer:
+    """An answer in words.
+
+    Attributes:
+        text: The answer; None says that the passages hold none.
+        score: The reader's confidence; None for a generated answer.
+        passage_id: The passage that an extracted answer stands in.
+        start: Its first character (code point) in that passage's text.
+        end: The character after its last.
+    """
+
+    text: str | None
+    score: float | None = None
+    passage_id: str | None = None
+    start: int | None = None
+    end: int | None = None
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a question gets.
+
+    Attributes:
+        answers: Answers in words, best first; none where the pipeline only finds passages.
+        passages: Passages, best first.
+        seconds: The time that each stage took, in the order of the stages, and `total`.
+    """
+
+    answers: list[ShownAnswer] = field(default_factory=list)
+    passages: list[ShownPassage] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The reply as JSON has it."""
+        return _plain(asdict(self))  # type: ignore[no-any-return]
+
+
+class AskingPipeline:
+    """The pipeline of a folder, to be asked from many threads at once.
+
+    Any pipeline serves that takes a question and gives documents, answers or replies: retrieval, re-ranking, extractive
+    and generative question answering. Its inputs are found by their names. The encoders of our own components batch
+    what the threads ask of them; others that hold a model are run one thread at a time, as their tokenizers need.
+
+    Args:
+        folder: A folder with a `pipeline.yaml`.
+        batches: How requests are batched.
+
+    Raises:
+        ValueError: There is no such file, it is no pipeline, it cannot be asked a question, or a model is missing.
+    """
+
+    def __init__(self, folder: str | Path, batches: BatchSettings | None = None) -> None:
+        self.file = Path(folder) / PIPELINE_FILE
+        self.pipeline = _load(self.file)
+        inputs = self.pipeline.inputs()
+        self._question = {
+            name: socket
+            for name, sockets in inputs.items()
+            if (socket := next((s for s in QUESTION_INPUTS if s in sockets and _takes_question(s, sockets[s])), None))
+        }
+        if not self._question:
+            raise ValueError(f"{self.file} has no input for a question: none named {', '.join(QUESTION_INPUTS)}")
+        for name, sockets in inputs.items():
+            for socket, description in sockets.items():
+                if description["is_mandatory"] and self._question.get(name) != socket:
+                    raise ValueError(f"{self.file}: the input {name}.{socket} must be given; a question cannot fill it")
+        outputs = self.pipeline.outputs(include_components_with_connected_outputs=True)
+        order = [name for name in networkx.topological_sort(networkx.DiGraph(self.pipeline.graph)) if name in outputs]
+        self.stages = [name for name in order if any(output in outputs[name] for output in SHOWN_OUTPUTS)]
+        if not self.stages:
+            raise ValueError(f"{self.file} gives no {', '.join(SHOWN_OUTPUTS)}: there is nothing to show")
+        self._filtered = [name for name, sockets in inputs.items() if "filters" in sockets]
+        self._limited = next((name for name in reversed(self.stages) if "top_k" in inputs.get(name, ())), None)
+        self._fields: tuple[float, list[dict[str, Any]]] | None = None
+        self._fields_lock = Lock()
+        self._batched: list[BatchedDualEncoder | BatchedCrossEncoder] = []
+        self.pipeline.warm_up()
+        for name, instance in self.pipeline.walk():
+            self._prepare(name, instance, batches or BatchSettings())
+
+    def ask(self, question: str, filters: dict[str, Any] | None = None, top_k: int | None = None) -> Reply:
+        """Runs the pipeline.
+
+        Args:
+            question: The question.
+            filters: Haystack filters on the documents.
+            top_k: Answers, or passages where there are no answers, at most; the pipeline's own number by default.
+
+        Raises:
+            QuestionError: The pipeline takes no filters or these make no sense, or it takes no top_k.
+            PipelineRuntimeError: A component failed.
+        """
+        data: dict[str, dict[str, Any]] = {name: {socket: question} for name, socket in self._question.items()}
+        if filters:
+            if not self._filtered:
+                raise QuestionError("this pipeline takes no filters")
+            for name in self._filtered:
+                data.setdefault(name, {})["filters"] = filters
+        if top_k is not None:
+            if self._limited is None:
+                raise QuestionError("this pipeline takes no top_k")
+            data.setdefault(self._limited, {})["top_k"] = top_k
+        seconds: dict[str, float] = {}
+        token = _SECONDS.set(seconds)
+        start = time.perf_counter()
+        try:
+            outputs = self.pipeline.run(data, include_outputs_from=set(self.stages))
+        except PipelineRuntimeError as error:
+            if isinstance(error.__cause__, FilterError):
+                raise QuestionError(f"the filters make no sense: {error.__cause__}") from error
+            raise
+        finally:
+            _SECONDS.reset(token)
+        seconds["total"] = time.perf_counter() - start
+        return _reply({name: outputs[name] for name in self.stages if name in outputs}, seconds)
+
+    def fields(self) -> list[dict[str, Any]]:
+        """The metadata fields that filters can name: `{"name", "type", "values"}` each, with up to 100 values.
+
+        None are listed for stores that cannot list them, or with too many documents to go through.
+        """
+        with self._fields_lock:
+            if self._fields is None or time.monotonic() - self._fields[0] > FIELDS_AGE:
+                self._fields = time.monotonic(), self._list_fields()
+            return self._fields[1]
+
+    @property
+    def takes_filters(self) -> bool:
+        """Whether questions can come with filters."""
+        return bool(self._filtered)
+
+    def close(self) -> None:
+        """Ends the batching threads and closes the document stores."""
+        for encoder in self._batched:
+            encoder.close()
+        for store in self._stores():
+            if hasattr(store, "close"):
+                store.close()
+
+    def _prepare(self, name: str, instance: Any, batches: BatchSettings) -> None:
+        if isinstance(instance, RocketQARetriever | RocketQATextEmbedder) and instance._encoder is not None:
+            instance._encoder = encoder = BatchedDualEncoder(instance._encoder, batches)
+            self._batched.append(encoder)
+        elif isinstance(instance, RocketQARanker) and instance._encoder is not None:
+            instance._encoder = ranker = BatchedCrossEncoder(instance._encoder, batches)
+            self._batched.append(ranker)
+        instance.run = _timed(name, instance.run, Lock() if _holds_a_model(instance) else None)
+
+    def _stores(self) -> Iterator[Any]:
+        for _, instance in self.pipeline.walk():
+            for owner in (instance, getattr(instance, "retriever", None)):
+                if (store := getattr(owner, "document_store", None)) is not None:
+                    yield store
+
+    def _list_fields(self) -> list[dict[str, Any]]:
+        found: dict[str, dict[str, Any]] = {}
+        for store in self._stores() if self._filtered else ():
+            if not hasattr(store, "get_metadata_fields_info") or store.count_documents() > MOST_DOCUMENTS:
+                continue
+            for name, info in store.get_metadata_fields_info().items():
+                values, _ = store.get_metadata_field_unique_values(name, size=MOST_VALUES)
+                found.setdefault(name, {"name": name, "type": info["type"], "values": _plain(values)})
+        return sorted(found.values(), key=lambda description: description["name"])
+
+
+def _load(file: Path) -> Pipeline:
+    if not file.is_file():
+        raise ValueError(f"there is no {file}; `rocketqa demo` and `rocketqa pipeline` write such folders")
+    try:
+        return Pipeline.loads(file.read_text(encoding="utf-8"))
+    except (DeserializationError, UnicodeDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"{file} cannot be loaded: {error}") from error
+
+
+def _takes_question(socket: str, description: Mapping[str, Any]) -> bool:
+    return bool(description["is_mandatory"]) if socket == "text" else description["type"] in (str, Any, str | None)
+
+
+def _holds_a_model(instance: Any) -> bool:
+    module = type(instance).__module__
+    kinds = (".readers.", ".rankers.", ".embedders.")
+    return not module.startswith("rocketqa_haystack.") and any(kind in f"{module}." for kind in kinds)
+
+
+def _timed(name: str, run: Callable[..., Any], lock: Lock | None) -> Callable[..., Any]:
+    """A component's `run` that notes its time; with a lock, one thread at a time, the waiting counted."""
+
+    def timed(**inputs: Any) -> Any:
+        start = time.perf_counter()
+        try:
+            if lock is None:
+                return run(**inputs)
+            with lock:
+                return run(**inputs)
+        finally:
+            if (seconds := _SECONDS.get()) is not None:
+                seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - start
+
+    return timed
+
+
+def _reply(outputs: Mapping[str, Mapping[str, Any]], seconds: dict[str, float]) -> Reply:
+    scores: dict[str, dict[str, float]] = {}
+    documents: list[Document] = []
+    answers: list[Any] = []
+    for stage, output in outputs.items():
+        if isinstance(found := output.get("documents"), list):
+            documents = found
+            for document in found:
+                if document.score is not None:
+                    scores.setdefault(document.id, {})[stage] = document.score
+        answers = output.get("answers") or output.get("replies") or answers
+    shown = {document.id: document for document in documents}
+    for answer in answers:
+        if (document := getattr(answer, "document", None)) is not None:
+            shown.setdefault(document.id, document)
+    passages = [_passage(document, scores.get(document.id, {})) for document in shown.values()]
+    return Reply(answers=[_answer(answer) for answer in answers], passages=passages, seconds=seconds)
+
+
+def _passage(document: Document, scores: dict[str, float]) -> ShownPassage:
+    (passage,) = to_passages([document], TITLE_FIELDS, " ")
+    meta = {name: value for name, value in document.meta.items() if name not in TITLE_FIELDS}
+    return ShownPassage(id=document.id, title=passage.title, text=passage.text, meta=meta, scores=scores)
+
+
+def _answer(answer: Any) -> ShownAnswer:
+    if isinstance(answer, str):
+        return ShownAnswer(answer)
+    if isinstance(answer, ChatMessage):
+        return ShownAnswer(answer.text or "")
+    document, span = getattr(answer, "document", None), getattr(answer, "document_offset", None)
+    return ShownAnswer(
+        text=answer.data,
+        score=getattr(answer, "score", None),
+        passage_id=document.id if document is not None else None,
+        start=span.start if span is not None else None,
+        end=span.end if span is not None else None,
+    )
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON has it; what JSON has no form for becomes text, numbers that are none become null."""
+    if isinstance(value, dict):
+        return {str(key): _plain(member) for key, member in value.items()}
+    if isinstance(value, list | tuple | set):
+        return [_plain(member) for member in value]
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    if hasattr(value, "item") and getattr(value, "ndim", 0) == 0:
+        value = value.item()
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return str(value)
