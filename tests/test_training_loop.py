@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
@@ -16,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from killed_training import log_of
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -39,10 +39,6 @@ def without_dropout(trainer: DualEncoderTrainer | CrossEncoderTrainer) -> None:
     for module in trainer.encoder.model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
-
-
-def log_of(output: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (output / "training.jsonl").read_text().splitlines()]
 
 
 def test_accumulated_batches_take_the_step_of_one_batch(ranker_folder: Path, groups: list[TrainingGroup]) -> None:
@@ -127,7 +123,7 @@ def test_training_stops_early_where_nothing_is_gained(
 def test_a_tracker_is_written_to_and_comes_with_the_model(
     encoder_folder: Path, groups: list[TrainingGroup], collection: Collection, tmp_path: Path
 ) -> None:
-    run = TrainingSettings(batch_size=4, trackers=("tensorboard",), evaluations=1, **FAST)
+    run = TrainingSettings(batch_size=4, trackers="tensorboard", evaluations=1, **FAST)
     result = DualEncoderTrainer(encoder_folder, groups, dev=collection, settings=run).train(tmp_path / "model")
     events, *_ = sorted((tmp_path / "model" / "runs").rglob("events.out.tfevents.*"), key=lambda path: len(path.parts))
     written = EventAccumulator(str(events.parent)).Reload()
@@ -138,10 +134,10 @@ def test_a_tracker_is_written_to_and_comes_with_the_model(
 
 @pytest.mark.parametrize(
     ("trackers", "message"),
-    [(("nothing",), "there is no tracker 'nothing'; accelerate has"), (("aim",), "not installed")],
+    [("tensorboard, nothing", "there is no tracker 'nothing'; accelerate has"), ("aim", "not installed")],
 )
 def test_a_tracker_that_cannot_be_had_is_refused(
-    trackers: tuple[str, ...], message: str, encoder_folder: Path, groups: list[TrainingGroup], tmp_path: Path
+    trackers: str, message: str, encoder_folder: Path, groups: list[TrainingGroup], tmp_path: Path
 ) -> None:
     trainer = DualEncoderTrainer(encoder_folder, groups, settings=TrainingSettings(trackers=trackers, **FAST))
     with pytest.raises(ValueError, match=message):

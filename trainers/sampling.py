@@ -6,6 +6,7 @@ from array import array
 from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
+from itertools import chain
 from typing import Generic, TypeVar, overload
 
 import numpy as np
@@ -21,10 +22,9 @@ def epoch_generator(seed: int, epoch: int) -> np.random.Generator:
     return np.random.default_rng([seed, epoch])
 
 
-def batches_of(length: int, batch_size: int, generator: np.random.Generator) -> list[list[int]]:
-    """Positions 0 to length - 1 in random order, in batches; the last may be smaller."""
-    order = generator.permutation(length).tolist()
-    return [order[start : start + batch_size] for start in range(0, length, batch_size)]
+def example_generator(seed: int, epoch: int, position: int) -> np.random.Generator:
+    """The random numbers of what stands at one position of the training data in one epoch."""
+    return np.random.default_rng([seed, epoch, position])
 
 
 class EpochBatches(Sequence[list[Example]], Generic[Example]):
@@ -52,7 +52,9 @@ class EpochBatches(Sequence[list[Example]], Generic[Example]):
         self.examples = length
         self.batch_size = batch_size
         self.epoch = epoch
-        self._order = epoch_generator(seed, epoch).permutation(length)
+        # Four bytes for each position: there may be some hundred millions.
+        positions = np.arange(length, dtype=np.uint32 if length <= 1 << 32 else np.uint64)
+        self._order = epoch_generator(seed, epoch).permutation(positions)
         self._seeds = (seed, epoch)
         self._example = example
 
@@ -73,7 +75,7 @@ class EpochBatches(Sequence[list[Example]], Generic[Example]):
 
     def _batch(self, number: int) -> list[Example]:
         positions = self._order[number * self.batch_size : (number + 1) * self.batch_size].tolist()
-        return [self._example(i, np.random.default_rng([*self._seeds, i])) for i in positions]
+        return [self._example(i, example_generator(*self._seeds, i)) for i in positions]
 
 
 def sample_positive(group: TrainingGroup, generator: np.random.Generator) -> Passage:
@@ -89,10 +91,15 @@ def sample_negatives(
     The group's own positives, and passages in `known`, those that answer the query by other groups, are never among
     them, whatever the file says.
     """
-    different = dict.fromkeys(group.negatives)
-    candidates = [passage for passage in different if passage not in group.positives and passage not in known]
+    candidates = different_negatives(group, known=known)
     chosen = generator.choice(len(candidates), size=min(count, len(candidates)), replace=False)
     return [candidates[int(i)] for i in chosen]
+
+
+def different_negatives(group: TrainingGroup, *, known: Container[Passage] = frozenset()) -> list[Passage]:
+    """What `sample_negatives` draws from, in the group's order."""
+    different = dict.fromkeys(group.negatives)
+    return [passage for passage in different if passage not in group.positives and passage not in known]
 
 
 @dataclass(frozen=True)
@@ -148,9 +155,10 @@ class KnownPositives:
         return frozenset(self._passages[start:stop].tolist())
 
 
-def known_positives(groups: Sequence[TrainingGroup]) -> KnownPositives:
+def known_positives(*pools: Sequence[TrainingGroup]) -> KnownPositives:
     """All positives of each query text; of groups on disk, their negatives are not read for it."""
-    return KnownPositives(groups.without_negatives() if isinstance(groups, TrainingGroups) else groups)
+    positives = (pool.without_negatives() if isinstance(pool, TrainingGroups) else pool for pool in pools)
+    return KnownPositives(chain.from_iterable(positives))
 
 
 def _passage_hash(passage: Passage) -> int:

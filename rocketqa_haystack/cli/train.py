@@ -10,7 +10,6 @@ from rocketqa_haystack.data import (
     Collection,
     TrainingGroup,
     TrainingGroups,
-    check_groups,
     groups_from_collection,
     load_collection,
 )
@@ -63,7 +62,7 @@ def train_dual_encoder(
         passage_max_length=passage_max_length,
         title=title,
     )
-    _announce(groups, hard_negatives, trainer)
+    _announce(groups, trainer)
     report(trainer.train(output), output, trainer)
 
 
@@ -121,7 +120,7 @@ def train_cross_encoder(
     trainer = CrossEncoderTrainer(
         model, groups, dev=dev, dev_candidates=run, settings=settings, negatives=negatives, max_length=max_length
     )
-    _announce(groups, negatives, trainer)
+    _announce(groups, trainer)
     report(trainer.train(output), output, trainer)
 
 
@@ -140,13 +139,14 @@ def _refuse_file_options(data: Path, cache: Path | None, skip_bad_lines: bool) -
         raise ValueError(f"{data} is a BEIR folder: {option} is for files of training groups")
 
 
-def _announce(groups: Sequence[TrainingGroup], negatives: int, trainer: Any) -> None:
-    """Says before training starts what the data are, what was left out of them and what may be wrong with them."""
+def _announce(groups: Sequence[TrainingGroup], trainer: Any) -> None:
+    """Says before training starts what the data are and what was left out of them."""
     if not trainer.accelerator.is_main_process:
         return
     if isinstance(groups, TrainingGroups) and groups.skipped.count:
         print(groups.skipped)
-    print(check_groups(groups, negatives=negatives))
+    if not trainer.report.findings:  # else the trainer has logged them
+        print(trainer.report)
 
 
 def _dev(folder: Path) -> Collection | None:
