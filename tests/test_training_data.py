@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import WORDS
+from made_up_words import WORDS
 
 from rocketqa_haystack import DualEncoder, Passage
 from rocketqa_haystack.data import TrainingGroup, TrainingGroups, write_groups
