@@ -44,8 +44,8 @@ class _Example:
 class CrossEncoderTrainer:
     """Trains a re-ranker to tell a query's positive from negatives out of the retriever's top k.
 
-    Pair by pair, as in RocketQA, so that a score is a probability; or list by list, as the re-ranker of RocketQAv2, which
-    learns to rank from fewer questions.
+    Pair by pair, as in RocketQA, so that a score is a probability; or list by list, as in RocketQAv2, which learns to
+    rank from fewer questions.
 
     ```python
     from rocketqa_haystack.data import read_groups
