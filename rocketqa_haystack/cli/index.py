@@ -57,11 +57,14 @@ def index(
 
     from rocketqa_haystack.data import read_corpus
     from rocketqa_haystack.document_stores.faiss import FAISSDocumentStore
+    from rocketqa_haystack.document_stores.faiss.index_types import make_index
     from rocketqa_haystack.encoders import DualEncoder
 
     file = corpus / "corpus.jsonl" if corpus.is_dir() else corpus
     encoder = DualEncoder.from_pretrained(model, dtype=dtype, device=device)
-    total = sum(1 for _ in read_corpus(file))  # a bad line stops here, before the work
+    if index is not None:
+        make_index(index, encoder.dimension, encoder.store_similarity)  # a mistake stops here, before the work
+    total = sum(1 for _ in read_corpus(file))  # and so does a bad line
     written, present, checked = 0, 0, False
     with FAISSDocumentStore(path=store, similarity=encoder.store_similarity, index=index) as document_store:
         with tqdm(total=total, desc="Indexing", unit="passage") as progress:
@@ -81,6 +84,7 @@ def index(
                     )
                 present += len(chunk) - len(todo)
                 progress.update(len(chunk))
+        document_store.save_index()
         already = f", {present} there already" if present else ""
         print(f"{written} passages written{already}; {document_store.count_documents()} in {store}")
 

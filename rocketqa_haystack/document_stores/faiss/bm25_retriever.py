@@ -95,8 +95,7 @@ class FAISSBM25Retriever:
         """
         with self._lock:
             if self._index is None:
-                # Without their vectors, which nobody asks for here.
-                documents = {d.id: replace(d, embedding=None) for d in self.document_store.filter_documents()}
+                documents = {d.id: d for d in self.document_store.filter_documents(return_embedding=False)}
                 passages = {
                     id: Passage(document.content or "", str(document.meta.get("title") or ""))
                     for id, document in documents.items()
@@ -136,7 +135,7 @@ class FAISSBM25Retriever:
         if bm25 is None:
             return {"documents": []}
         applied = apply_filter_policy(self.filter_policy, self.filters, filters)
-        among = {document.id for document in self.document_store.filter_documents(applied)} if applied else None
+        among = {d.id for d in self.document_store.filter_documents(applied, False)} if applied else None
         found = bm25.search({"query": query}, top_k if among is None else len(documents))["query"]
         ranked = [(id, score) for id, score in found.items() if among is None or id in among][:top_k]
         return {"documents": [replace(documents[id], score=score) for id, score in ranked]}
