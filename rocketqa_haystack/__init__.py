@@ -13,7 +13,11 @@ if TYPE_CHECKING:
         RocketQATextEmbedder,
     )
     from rocketqa_haystack.data import Passage
-    from rocketqa_haystack.document_stores.faiss import FAISSDocumentStore, FAISSEmbeddingRetriever
+    from rocketqa_haystack.document_stores.faiss import (
+        FAISSBM25Retriever,
+        FAISSDocumentStore,
+        FAISSEmbeddingRetriever,
+    )
     from rocketqa_haystack.encoders import CrossEncoder, DualEncoder
 
 __version__ = "0.1.0"
@@ -21,6 +25,7 @@ __version__ = "0.1.0"
 __all__ = [
     "CrossEncoder",
     "DualEncoder",
+    "FAISSBM25Retriever",
     "FAISSDocumentStore",
     "FAISSEmbeddingRetriever",
     "Passage",
@@ -33,6 +38,7 @@ __all__ = [
 _HOMES = {
     "CrossEncoder": "rocketqa_haystack.encoders.cross_encoder",
     "DualEncoder": "rocketqa_haystack.encoders.dual_encoder",
+    "FAISSBM25Retriever": "rocketqa_haystack.document_stores.faiss.bm25_retriever",
     "FAISSDocumentStore": "rocketqa_haystack.document_stores.faiss.document_store",
     "FAISSEmbeddingRetriever": "rocketqa_haystack.document_stores.faiss.retriever",
     "Passage": "rocketqa_haystack.data.passage",

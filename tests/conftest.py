@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from made_up_answers import made_up
+from made_up_words import WORDS
 from parity_set import FOLDER as PARITY_SET
 from sentence_transformers import CrossEncoder as SentenceTransformersCrossEncoder
 from sentence_transformers import SentenceTransformer
@@ -21,19 +23,17 @@ from sentence_transformers.base.modules import Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
 from transformers import (
     BertConfig,
-    BertForQuestionAnswering,
     BertForSequenceClassification,
     BertModel,
     BertTokenizerFast,
 )
 
 from rocketqa_haystack.data import Collection, Passage, save_collection
+from trainers import ReaderTrainer, TrainingSettings
 
 collect_ignore = [] if PARITY_SET.is_dir() else ["test_official_training.py"]
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-SYLLABLES = ["ba", "be", "bi", "da", "de", "di", "ka", "ke", "ki", "ma", "me", "mi", "ra", "re", "ri", "ta", "te", "ti"]
-WORDS = [first + second for first in SYLLABLES for second in SYLLABLES]
 
 
 @pytest.fixture(scope="session")
@@ -84,16 +84,6 @@ def two_way_ranker_folder(language_model: Path) -> Path:
     return _cross_encoder(language_model, 2)
 
 
-@pytest.fixture(scope="session")
-def reader_folder(language_model: Path) -> Path:
-    """An extractive reader with random weights."""
-    folder = language_model.with_name("reader")
-    torch.manual_seed(3)
-    BertForQuestionAnswering.from_pretrained(language_model).save_pretrained(folder)
-    BertTokenizerFast.from_pretrained(language_model).save_pretrained(folder)
-    return folder
-
-
 def _cross_encoder(language_model: Path, labels: int) -> Path:
     folder = language_model.with_name(f"cross-encoder-{labels}")
     torch.manual_seed(labels)
@@ -125,4 +115,13 @@ def collection_folder(collection: Collection, tmp_path_factory: pytest.TempPathF
     splits = {"train": ids[:32], "dev": ids[32:40], "test": ids[40:]}
     qrels = {split: {id: collection.qrels[id] for id in members} for split, members in splits.items()}
     save_collection(folder, collection.corpus, collection.queries, qrels)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def reader_folder(language_model: Path) -> Path:
+    """A reader trained to find the number in a passage, in windows of 40 tokens."""
+    folder = language_model.with_name("reader")
+    settings = TrainingSettings(epochs=8, batch_size=16, learning_rate=1e-2, show_progress=False, mixed_precision="no")
+    ReaderTrainer(language_model, made_up(64, seed=0), settings=settings, negatives=2, max_length=40).train(folder)
     return folder

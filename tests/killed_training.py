@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import socket
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(["trainers", "accelerate", "bm25s", "datasets", "peft", "torch.distributed.fsdp"])
@@ -43,6 +46,11 @@ def kill(started: list[BaseProcess]) -> None:
         process.kill()
     for process in started:
         process.join()
+
+
+def log_of(output: Path) -> list[dict[str, Any]]:
+    """What a run has logged."""
+    return [json.loads(line) for line in (output / "training.jsonl").read_text().splitlines()]
 
 
 def _run(rank: int, processes: int, port: int, target: Callable[..., None], arguments: tuple[object, ...]) -> None:
@@ -83,3 +91,39 @@ def train_retriever(model: Path, collection: Path, output: Path, options: dict[s
     DualEncoderTrainer(
         model, groups, dev=load_collection(collection, "dev"), settings=settings, hard_negatives=1
     ).train(output)
+
+
+def train_sharded(kind: str, model: Path, reranker: Path, collection: Path, output: Path) -> None:
+    """Trains with weights that are spread over the processes, as `accelerate launch --use_fsdp` asks for it."""
+    os.environ.update(ACCELERATE_USE_FSDP="true", FSDP_VERSION="2", FSDP_AUTO_WRAP_POLICY="TRANSFORMER_BASED_WRAP")
+    train_kind(kind, model, reranker, collection, output)
+
+
+def train_kind(kind: str, model: Path, reranker: Path, collection: Path, output: Path) -> None:
+    """A short run of one of the trainers without dropout, with a last batch that leaves a process nothing to do."""
+    import torch
+
+    from rocketqa_haystack.data import groups_from_collection, load_collection
+    from trainers import CrossEncoderTrainer, DualEncoderTrainer, JointTrainer, TrainingSettings
+
+    train, dev = load_collection(collection, "train"), load_collection(collection, "dev")
+    groups = groups_from_collection(train, {id: [f"p{(int(id[1:]) + 7) % 48}"] for id in train.queries})[:9]
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    settings = TrainingSettings(
+        batch_size=8 // world, epochs=2, learning_rate=1e-4, mixed_precision="no", show_progress=False, evaluations=2
+    )
+    trainer = {
+        "retriever": lambda: DualEncoderTrainer(model, groups, dev=dev, settings=settings),
+        "adapters": lambda: DualEncoderTrainer(model, groups, dev=dev, settings=replace(settings, lora_rank=2)),
+        "reranker": lambda: CrossEncoderTrainer(reranker, groups[:5] + groups[:4], settings=settings, negatives=1),
+        "joint": lambda: JointTrainer(model, reranker, groups, settings=settings, list_length=2, contrastive_weight=1),
+    }[kind]()
+    encoders = [trainer.retriever.encoder, trainer.reranker] if kind == "joint" else [trainer.encoder]
+    for encoder in encoders:
+        for module in encoder.model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+        for name, parameter in encoder.model.named_parameters():
+            # A softmax is blind to them: their gradient is rounding, of which AdamW makes steps of full length.
+            parameter.requires_grad_("key.bias" not in name and not (kind == "joint" and "classifier.bias" in name))
+    trainer.train(output)

@@ -6,13 +6,17 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
 import yaml
 
-from rocketqa_haystack import DualEncoder
+from rocketqa_haystack import DualEncoder, FAISSDocumentStore
+from rocketqa_haystack.cli import index as index_command
 from rocketqa_haystack.cli.main import COMMANDS, main
-from rocketqa_haystack.data import load_collection
+from rocketqa_haystack.data import Collection, Passage, load_collection, save_collection
 from rocketqa_haystack.evaluation import measure, read_run
 
 
@@ -41,17 +45,91 @@ def test_index_then_search_finds_the_passage(
     assert len([line for line in capsys.readouterr().out.splitlines() if line[:3].strip().isdigit()]) == 1
 
 
-def test_indexing_twice_fails_skips_or_overwrites_as_asked(
-    collection_folder: Path, encoder_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_indexing_again_leaves_what_is_there_and_treats_changed_passages_as_asked(
+    collection: Collection,
+    collection_folder: Path,
+    encoder_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     arguments = ["index", collection_folder / "corpus.jsonl", tmp_path / "store", "--model", encoder_folder]
     assert run(*arguments) == 0
+    for duplicates in ("fail", "skip", "overwrite"):
+        assert run(*arguments, "--duplicates", duplicates) == 0
+        assert capsys.readouterr().out.endswith("0 passages written, 48 there already; 48 in " + f"{arguments[2]}\n")
+    changed = {**collection.corpus, "p7": Passage("something else"), "new": Passage("one more")}
+    save_collection(tmp_path, changed, {}, {})
+    arguments[1] = tmp_path
     assert run(*arguments) == 2
-    assert "rocketqa index: error: " in capsys.readouterr().err
+    assert "rocketqa index: error: ID 'p7' already exists." in capsys.readouterr().err
     assert run(*arguments, "--duplicates", "skip") == 0
-    assert "0 passages written; 48 in" in capsys.readouterr().out
+    assert "1 passages written, 48 there already; 49 in" in capsys.readouterr().out
     assert run(*arguments, "--duplicates", "overwrite") == 0
-    assert "48 passages written; 48 in" in capsys.readouterr().out
+    assert "1 passages written, 48 there already; 49 in" in capsys.readouterr().out
+    with FAISSDocumentStore(path=tmp_path / "store") as store:
+        assert store.get_documents_by_id(["p7"])[0].content == "something else"
+
+
+def test_indexing_that_was_stopped_continues_where_it_was(
+    collection: Collection,
+    collection_folder: Path,
+    encoder_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(index_command, "WRITE_SIZE", 10)
+    encode_passages = DualEncoder.encode_passages
+    encoded: list[int] = []
+
+    def stopped_at_the_third(self: DualEncoder, passages: list[Passage]) -> Any:
+        if len(encoded) == 2:
+            raise KeyboardInterrupt
+        encoded.append(len(passages))
+        return encode_passages(self, passages)
+
+    arguments = ["index", collection_folder, tmp_path / "store", "--model", encoder_folder]
+    monkeypatch.setattr(DualEncoder, "encode_passages", stopped_at_the_third)
+    assert run(*arguments) == 130
+    with FAISSDocumentStore(path=tmp_path / "store") as store:
+        assert store.count_documents() == 20
+    encoded[:] = [0, 0, 0]
+    assert run(*arguments) == 0
+    assert encoded[3:] == [1, 10, 10, 8]  # the first for a look at the model
+    assert "28 passages written, 20 there already; 48 in" in capsys.readouterr().out
+    with FAISSDocumentStore(path=tmp_path / "store") as store:
+        documents = store.filter_documents(return_embedding=True)
+    assert [document.id for document in documents] == list(collection.corpus)
+    vectors = DualEncoder.from_pretrained(encoder_folder).encode_passages(list(collection.corpus.values()))
+    np.testing.assert_allclose([document.embedding for document in documents], vectors, atol=1e-3)
+
+
+def test_vectors_of_two_models_do_not_come_into_one_store(
+    collection_folder: Path, encoder_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = tmp_path / "store"
+    assert run("index", collection_folder, store, "--model", encoder_folder) == 0
+    encoder = DualEncoder.from_pretrained(encoder_folder)
+    with torch.no_grad():
+        for parameter in encoder.model.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    encoder.save_pretrained(tmp_path / "other")
+    assert run("index", collection_folder, store, "--model", tmp_path / "other", "--duplicates", "overwrite") == 2
+    assert "was indexed with another model" in capsys.readouterr().err
+
+
+def test_the_type_of_index_is_chosen_once_and_remembered(
+    collection_folder: Path, encoder_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["index", collection_folder, tmp_path / "store", "--model", encoder_folder]
+    for options in (["--index", "HNSW32"], []):
+        assert run(*arguments, *options) == 0
+        assert json.loads((tmp_path / "store" / "index.json").read_text())["factory"] == "HNSW32"
+    assert run(*arguments, "--index", "SQfp16") == 0
+    assert json.loads((tmp_path / "store" / "index.json").read_text())["factory"] == "SQfp16"
+    arguments[2] = tmp_path / "other"
+    assert run(*arguments, "--index", "Flatt") == 2
+    assert "FAISS cannot make an index 'Flatt'" in capsys.readouterr().err
 
 
 def test_evaluate_prints_a_table_and_writes_runs_that_measure_the_same(
@@ -206,7 +284,9 @@ def test_a_run_of_the_command_as_a_process_exits_with_2_and_no_traceback() -> No
     assert result.stderr == "rocketqa search: error: /nowhere is no document store; `rocketqa index` makes one\n"
 
 
-def test_groups_train_without_a_collection(collection_folder: Path, ranker_folder: Path, tmp_path: Path) -> None:
+def test_groups_train_without_a_collection(
+    collection_folder: Path, encoder_folder: Path, ranker_folder: Path, tmp_path: Path
+) -> None:
     corpus = load_collection(collection_folder).corpus
     with (tmp_path / "groups.jsonl").open("w") as file:
         for number in range(4):
@@ -221,3 +301,17 @@ def test_groups_train_without_a_collection(collection_folder: Path, ranker_folde
     data = ["--data", tmp_path / "groups.jsonl", "--show-progress", "false"]
     assert run("train-cross-encoder", "--model", ranker_folder, "--output", tmp_path / "out", *data) == 0
     assert (tmp_path / "out" / "model.safetensors").is_file()
+    both = ["--retriever", encoder_folder, "--reranker", ranker_folder, "--output", tmp_path / "joint"]
+    options = [
+        "--denoised",
+        tmp_path / "groups.jsonl",
+        "--dev",
+        collection_folder,
+        "--list-length",
+        2,
+        "--loss",
+        "paper",
+    ]
+    assert run("train-joint", *both, *data, *options) == 0
+    for name in ("retriever", "reranker"):
+        assert (tmp_path / "joint" / name / "README.md").is_file()

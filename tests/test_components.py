@@ -321,14 +321,16 @@ def test_pipelines_loaded_from_yaml_in_a_new_process_give_the_same_answers(
 def test_a_store_that_compares_otherwise_than_the_model_is_pointed_out(
     language_model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    for similarity in ("cosine", "euclidean"):
+    for similarity in ("cosine", "euclidean", "manhattan"):
         modules = [Transformer(str(language_model)), Pooling(32, "mean")]
         model = SentenceTransformer(modules=modules, device="cpu", similarity_fn_name=similarity)
         model.save_pretrained(str(tmp_path / similarity))
     RocketQARetriever(model=tmp_path / "cosine", document_store=FAISSDocumentStore(), device=CPU).warm_up()
     assert "make it with similarity='cosine'" in caplog.text
-    with pytest.raises(ModelError, match="compares by euclidean"):
-        RocketQARetriever(model=tmp_path / "euclidean", document_store=FAISSDocumentStore(), device=CPU).warm_up()
+    RocketQARetriever(model=tmp_path / "euclidean", document_store=FAISSDocumentStore(), device=CPU).warm_up()
+    assert "make it with similarity='l2'" in caplog.text
+    with pytest.raises(ModelError, match="compares by manhattan"):
+        RocketQARetriever(model=tmp_path / "manhattan", document_store=FAISSDocumentStore(), device=CPU).warm_up()
 
 
 def test_without_the_import_haystacks_own_refusal_stands(encoder_folder: Path, tmp_path: Path) -> None:

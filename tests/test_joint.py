@@ -75,6 +75,40 @@ def test_gradient_caching_takes_the_same_step_with_the_same_dropout(
         torch.testing.assert_close(cached[name], gradient, rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.parametrize("kind", ["dual", "cross", "joint"])
+def test_gradient_caching_keeps_no_activations_of_a_batch(
+    kind: str, encoder_folder: Path, ranker_folder: Path, groups: list[TrainingGroup]
+) -> None:
+    def kept(caching: bool, batch_size: int) -> int:
+        """Bytes that the forward pass leaves for the backward pass, weights aside."""
+        settings = replace(FAST, gradient_caching=caching, batch_size=batch_size)
+        trainer: Any
+        if kind == "dual":
+            trainer = DualEncoderTrainer(encoder_folder, groups, settings=settings)
+            models = [trainer.encoder.model]
+        elif kind == "cross":
+            trainer = CrossEncoderTrainer(ranker_folder, groups, settings=settings)
+            models = [trainer.encoder.model]
+        else:
+            trainer = JointTrainer(encoder_folder, ranker_folder, groups, settings=settings)
+            models = [trainer.retriever.encoder.model, trainer.reranker.model]
+        weights = {parameter.data_ptr() for model in models for parameter in model.train().parameters()}
+        found: dict[int, int] = {}
+
+        def pack(tensor: torch.Tensor) -> torch.Tensor:
+            if tensor.data_ptr() not in weights:
+                found[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            loss = trainer.loss(trainer._batches(0)[0])
+        assert loss is not None
+        return sum(found.values())
+
+    assert kept(True, 24) < kept(False, 24) / 20
+    assert kept(True, 24) < kept(False, 2)
+
+
 def test_a_list_has_the_loss_worked_out_by_hand(encoder_folder: Path, ranker_folder: Path) -> None:
     passages = [Passage(word) for word in ("dada", "kaka", "tata")]
     group = TrainingGroup("q", "mama", ("p",), (passages[0],), ("n", "m"), tuple(passages[1:]))

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import random
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-from killed_training import finish, kill, start, train_retriever
+from killed_training import finish, kill, log_of, start, train_retriever
 
 KILLS = 20
-
-
-def log_of(output: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (output / "training.jsonl").read_text().splitlines()]
 
 
 @pytest.mark.parametrize("processes", [1, 2])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +13,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file
 from sentence_transformers import CrossEncoder as SentenceTransformersCrossEncoder
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
@@ -22,13 +20,13 @@ from torch.nn import functional
 from transformers import BertTokenizerFast
 
 from rocketqa_haystack import CrossEncoder, DualEncoder, Passage, RocketQARanker, RocketQATextEmbedder
-from rocketqa_haystack.data import Collection, TrainingGroup, groups_from_collection, write_groups
+from rocketqa_haystack.data import Collection, TrainingGroup, groups_from_collection
 from rocketqa_haystack.encoders import ModelError
 from rocketqa_haystack.evaluation import measure, rerank, retrieve
 from trainers import CrossEncoderTrainer, DualEncoderTrainer, TrainingResult, TrainingSettings, mine_groups
 from trainers.dropout import fast_dropout
 from trainers.losses import contrastive_loss, pointwise_loss
-from trainers.sampling import batches_of, epoch_generator, known_positives, sample_negatives
+from trainers.sampling import epoch_generator, known_positives, sample_negatives
 
 CPU = torch.device("cpu")
 FAST = {"show_progress": False, "mixed_precision": "no"}
@@ -173,67 +171,6 @@ def test_hard_negatives_join_the_batch(encoder_folder: Path, collection: Collect
     assert trainer.train().losses[0] == pytest.approx(math.log(np.exp(scores - scores[0]).sum()), abs=1e-4)
 
 
-WORKER = """
-import sys
-import torch
-from safetensors.torch import save_file
-from rocketqa_haystack.data import read_groups
-from trainers import CrossEncoderTrainer, DualEncoderTrainer, TrainingSettings
-from trainers.gathering import sum_gradients
-kind, model, data, output, batch_size = sys.argv[1:]
-settings = TrainingSettings(batch_size=int(batch_size), mixed_precision="no", show_progress=False)
-trainer = (
-    DualEncoderTrainer(model, read_groups(data), settings=settings, hard_negatives=1)
-    if kind == "dual" else CrossEncoderTrainer(model, read_groups(data), settings=settings, negatives=1)
-)
-gradients = {}
-for number, batch in enumerate(trainer._batches(0)):
-    trainer.encoder.model.zero_grad()
-    loss = trainer.loss(batch)  # in evaluation mode: no dropout
-    if loss is not None:
-        loss.backward()
-    named = {n: p for n, p in trainer.encoder.model.named_parameters() if p.requires_grad}
-    sum_gradients(named.values())
-    gradients.update({f"{number}.{n}": p.grad.clone() for n, p in named.items() if p.grad is not None})
-trainer.train(output)
-if trainer.accelerator.is_main_process:
-    save_file(gradients, output + ".gradients")
-"""
-
-# On CPUs accelerate starts several processes only as if they were GPUs' and with its environment variable.
-LAUNCH = ["--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no", "--main_process_port=0", "--multi_gpu"]
-
-
-@pytest.mark.parametrize("kind", ["dual", "cross"])
-def test_two_processes_have_the_gradients_of_one_with_the_whole_batch(
-    kind: str, encoder_folder: Path, ranker_folder: Path, collection: Collection, tmp_path: Path
-) -> None:
-    negatives = {id: [f"p{(int(id[1:]) + 7) % 48}"] for id in collection.queries}
-    # 13 queries: the last batch is ragged, and its parts on two processes differ.
-    write_groups(tmp_path / "groups.jsonl", groups_from_collection(collection, negatives)[:13])
-    (tmp_path / "worker.py").write_text(WORKER)
-    model = encoder_folder if kind == "dual" else ranker_folder
-    for processes, batch_size in ((1, 10), (2, 5)):
-        launch = ["-m", "accelerate.commands.launch", *LAUNCH, f"--num_processes={processes}"] if processes > 1 else []
-        arguments = [kind, str(model), str(tmp_path / "groups.jsonl"), str(tmp_path / str(processes)), str(batch_size)]
-        result = subprocess.run(
-            [sys.executable, *launch, str(tmp_path / "worker.py"), *arguments],
-            env={**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-        assert result.returncode == 0, result.stderr
-    one, two = (load_file(tmp_path / f"{processes}.gradients") for processes in (1, 2))
-    # The batches of 10 pairs or queries, and the ragged last one.
-    assert {name.partition(".")[0] for name in one} == ({"0", "1"} if kind == "dual" else {"0", "1", "2"})
-    whole = math.sqrt(sum(float(gradient.square().sum()) for gradient in one.values()))
-    for name, gradient in one.items():
-        assert float((two[name] - gradient).norm()) < 1e-6 * whole, name
-    for processes in (1, 2):
-        (DualEncoder if kind == "dual" else CrossEncoder).from_pretrained(tmp_path / str(processes))
-
-
 def test_the_re_ranker_learns_to_rank_the_retrievers_candidates(
     ranker_folder: Path, trained: tuple[Path, TrainingResult], collection: Collection, tmp_path: Path
 ) -> None:
@@ -370,14 +307,6 @@ def test_fast_dropout_follows_torchs_seed() -> None:
     assert not torch.equal(mask(1), mask(2))
     torch.manual_seed(1)
     assert not torch.equal(mask(1), functional.dropout(torch.ones(1000), 0.3)), "torch's own dropout outside the block"
-
-
-@given(length=st.integers(0, 60), batch_size=st.integers(1, 20), seed=st.integers(0, 9))
-def test_batches_hold_every_position_once(length: int, batch_size: int, seed: int) -> None:
-    batches = batches_of(length, batch_size, epoch_generator(seed, 0))
-    assert sorted(position for batch in batches for position in batch) == list(range(length))
-    assert all(len(batch) == batch_size for batch in batches[:-1])
-    assert batches == batches_of(length, batch_size, epoch_generator(seed, 0))
 
 
 passages = st.builds(Passage, st.sampled_from(["a", "b", "c", "d", "e"]))

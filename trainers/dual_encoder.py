@@ -16,8 +16,9 @@ from trainers.fingerprints import describe, model_name
 from trainers.gathering import as_share, gather_rows, process_slice
 from trainers.loop import Task, TrainingResult, start_accelerator, train
 from trainers.retriever import TrainedRetriever
-from trainers.sampling import EpochBatches, known_positives, sample_negatives, sample_positive
+from trainers.sampling import EpochBatches, KnownPositives, known_positives, sample_negatives, sample_positive
 from trainers.settings import TrainingSettings
+from trainers.training_data import Groups, check_training_data, open_groups
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class DualEncoderTrainer:
 
     Args:
         model: What to start from: anything `DualEncoder.from_pretrained` takes.
-        groups: The training data.
+        groups: The training data: a sequence, or a file in any format of `TrainingGroups.read`, which stays on disk.
         dev: Questions to evaluate on, by RR@10 over their whole corpus; the best weights seen are kept.
         settings: Epochs, batch size, learning rate and the like.
         hard_negatives: Negatives of each group that join every batch.
@@ -54,12 +55,20 @@ class DualEncoderTrainer:
         query_max_length: Longest query in tokens; None keeps the model's.
         passage_max_length: Longest passage in tokens; None keeps the model's.
         title: `pair` or `join`, see `EncoderSettings`; None keeps the model's.
+        exclude_known_positives: Whether a passage that answers a query by any group is kept from being its negative.
+            The released code does not look; False trains as it does.
+
+    Attributes:
+        report: What is wrong with the training data, by count and example; also logged as a warning.
+
+    Raises:
+        ValueError: A setting makes no sense, or a group has no positive, an empty question or an empty positive.
     """
 
     def __init__(
         self,
         model: str | Path,
-        groups: Sequence[TrainingGroup],
+        groups: Groups,
         *,
         dev: Collection | None = None,
         settings: TrainingSettings | None = None,
@@ -68,13 +77,19 @@ class DualEncoderTrainer:
         query_max_length: int | None = None,
         passage_max_length: int | None = None,
         title: str | None = None,
+        exclude_known_positives: bool = True,
     ) -> None:
-        if not groups:
-            raise ValueError("there are no training groups")
         if hard_negatives < 0:
             raise ValueError(f"hard_negatives must not be negative, but got {hard_negatives}")
         self.settings = settings or TrainingSettings()
         self.accelerator = start_accelerator()
+        self.groups = open_groups(groups)
+        self.report = check_training_data(
+            self.groups,
+            negatives=hard_negatives,
+            main_process=self.accelerator.is_main_process,
+            show_progress=self.settings.show_progress,
+        )
         self.retriever = TrainedRetriever(
             model,
             self.accelerator.device,
@@ -85,14 +100,14 @@ class DualEncoderTrainer:
             replay=self.settings.gradient_caching,
         )
         self.encoder = self.retriever.encoder
-        self.groups = groups
         self.dev = dev
         self.hard_negatives = hard_negatives
-        self._known = known_positives(groups)
+        self._known = known_positives(self.groups) if exclude_known_positives else KnownPositives(())
         self._options = {
             "trainer": type(self).__name__,
             "model": model_name(model),
             "hard_negatives": hard_negatives,
+            "exclude_known_positives": exclude_known_positives,
             "temperature": self.retriever.temperature,
             **asdict(self.encoder.settings),
         }

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from rocketqa_haystack.data import Collection, TrainingGroup
+from rocketqa_haystack.data import Collection
 
 #: Training groups that are looked at: all of them, up to so many, evenly over the data.
 SAMPLE = 1_000
 
 
-def describe(groups: Sequence[TrainingGroup], dev: Collection | None = None) -> dict[str, Any]:
+def describe(groups: Sequence[object], dev: Collection | None = None) -> dict[str, Any]:
     """What a run learns from and is evaluated on: how much, and fingerprints.
 
     A sample of the training groups is looked at, and a collection's questions, judgements and the ids of its passages.

@@ -6,13 +6,18 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from sentence_transformers.base.model import BaseModel
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
 
-from rocketqa_haystack.encoders.batching import Text, token_budget_for, tokenize
+from rocketqa_haystack.encoders.batching import Text, TokenizedTexts, token_budget_for, tokenize
 from trainers.dropout import fast_dropout
+from trainers.gathering import most_of_all_processes
+from trainers.sharding import is_sharded
 
 
 def forward_in_batches(
@@ -34,7 +39,7 @@ def forward_in_batches(
 
     Args:
         model: A sentence-transformers model.
-        texts: Texts or segment pairs, not empty.
+        texts: Texts or segment pairs; none where the model's weights are sharded and other processes have some.
         output: The model's output to keep: `sentence_embedding` or `scores`.
         prompt: Put in front of every text.
         task: `query` or `document`.
@@ -44,21 +49,49 @@ def forward_in_batches(
     Returns:
         The outputs as float32, shape [len(texts), width], in the order of the texts.
     """
-    tokens = tokenize(model, texts, prompt=prompt, task=task, max_length=max_length)
-    device = model.device
+    # A process without texts goes along with an empty one, see `forward_tokens`.
+    tokens = tokenize(model, texts or [""], prompt=prompt, task=task, max_length=max_length)
     options = {"task": task} if task is not None else {}
 
     def run(features: dict[str, Any]) -> Tensor:
         result: Tensor = model(features, **options)[output]
         return result.reshape(len(result), -1).float()
 
+    return forward_tokens(model, run, tokens, replay=replay)[: len(texts)]
+
+
+def forward_tokens(
+    model: BaseModel | PreTrainedModel,
+    run: Callable[[dict[str, Any]], Tensor],
+    tokens: TokenizedTexts,
+    *,
+    replay: bool = False,
+) -> Tensor:
+    """Runs a model over tokenised texts; see `forward_in_batches`.
+
+    Args:
+        model: The model.
+        run: From a batch as it takes it to its outputs, one row for each text, the same shape for all batches.
+        tokens: The texts, at least one.
+        replay: Trade a second forward pass for the memory of all batches but one.
+
+    Returns:
+        The outputs in the order of the texts, shape [texts, ...].
+    """
+    device = model.device
     contexts = replay_contexts(device)
-    order, parts = [], []
-    for batch in tokens.batches(token_budget_for(device)):
-        order.append(torch.from_numpy(batch))
+
+    def forward(batch: NDArray[np.int64]) -> Tensor:
         features = tokens.features(batch, device)
-        parts.append(checkpoint(run, features, use_reentrant=False, context_fn=contexts) if replay else run(features))
-    return torch.cat(parts)[torch.cat(order).argsort().to(device)]
+        return checkpoint(run, features, use_reentrant=False, context_fn=contexts) if replay else run(features)
+
+    batches = list(tokens.batches(token_budget_for(device)))
+    parts = [forward(batch) for batch in batches]
+    if is_sharded(model):
+        # Sharded weights are put together by all processes, for each batch: those with fewer batches go along.
+        parts += [forward(batches[0])[:0] for _ in range(most_of_all_processes(len(batches), device) - len(batches))]
+    order = torch.from_numpy(np.concatenate(batches)).argsort()
+    return torch.cat(parts)[order.to(device)]
 
 
 def replay_contexts(

@@ -39,11 +39,21 @@ def gather_rows(local: Tensor) -> Tensor:
 
 
 def sum_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
-    """Adds up the gradients of all processes in place; a parameter without one on this process counts as zero."""
+    """Adds up the gradients of all processes in place; a parameter without one on this process counts as zero.
+
+    One that has none on any process stays without, as it does on a single process: a gradient of zero would let weight
+    decay have its way.
+    """
     if not _distributed():
         return
-    for parameter in parameters:
-        if isinstance(parameter, DTensor):  # sharded weights: their gradients are summed as they come about
+    parameters = list(parameters)
+    if not parameters:
+        return
+    used = torch.tensor([p.grad is not None for p in parameters], dtype=torch.int32, device=parameters[0].device)
+    distributed.all_reduce(used)
+    for parameter, count in zip(parameters, used.tolist(), strict=True):
+        # Of sharded weights, the gradients are summed as they come about.
+        if not count or isinstance(parameter, DTensor):
             continue
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
@@ -56,6 +66,14 @@ def sum_over_processes(share: Tensor) -> float:
     if _distributed():
         distributed.all_reduce(total)
     return float(total)
+
+
+def most_of_all_processes(count: int, device: torch.device) -> int:
+    """The greatest of the numbers that the processes have."""
+    most = torch.tensor(count, device=device)
+    if _distributed():
+        distributed.all_reduce(most, distributed.ReduceOp.MAX)
+    return int(most)
 
 
 def as_share(loss: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from itertools import accumulate
+from itertools import accumulate, chain
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +21,10 @@ from trainers.gathering import as_share, gather_rows, process_slice
 from trainers.loop import Task, TrainingResult, start_accelerator, train
 from trainers.losses import JointLossSettings, joint_loss
 from trainers.retriever import TrainedRetriever
-from trainers.sampling import EpochBatches, known_positives, sample_negatives, sample_positive
+from trainers.sampling import EpochBatches, KnownPositives, candidate_list, known_positives
 from trainers.settings import TrainingSettings
+from trainers.sharding import is_sharded
+from trainers.training_data import Groups, check_training_data, open_groups
 
 
 @dataclass(frozen=True)
@@ -51,8 +53,9 @@ class JointTrainer:
         retriever: What the retriever starts from: anything `DualEncoder.from_pretrained` takes.
         reranker: What the re-ranker starts from: a cross-encoder, or any encoder or language model, which gets a new
             head. Its architecture and tokenizer need not be the retriever's.
-        groups: The training data. Their negatives are the undenoised pool: passages that a retriever ranks high and
-            that are not judged relevant.
+        groups: The training data: sequences, or files in any format of `TrainingGroups.read`, which stay on disk.
+            Their negatives are the undenoised pool: passages that a retriever ranks high and that are not judged
+            relevant.
         denoised: Groups whose negatives are denoised, such as by a re-ranker's scores. An epoch then has lists of both
             kinds, shuffled together (hybrid data augmentation, section 3.3).
         dev: Questions to evaluate the retriever on, by RR@10 over their whole corpus; the best weights seen are kept.
@@ -70,15 +73,24 @@ class JointTrainer:
         passage_max_length: Longest passage of the retriever in tokens; None keeps the model's.
         pair_max_length: Longest pair of the re-ranker in tokens; None keeps the model's.
         title: The retriever's, see `EncoderSettings`; None keeps the model's.
+        exclude_known_positives: Whether a passage that answers a query by any group is kept from being its negative.
+            The released code does not look; False trains as it does.
+
+    Attributes:
+        report: What is wrong with the training data, by count and example; also logged as a warning.
+
+    Raises:
+        ValueError: A setting makes no sense, no group has a negative, or a group has no positive, an empty question or
+            an empty positive.
     """
 
     def __init__(
         self,
         retriever: str | Path,
         reranker: str | Path,
-        groups: Sequence[TrainingGroup],
+        groups: Groups,
         *,
-        denoised: Sequence[TrainingGroup] = (),
+        denoised: Groups = (),
         dev: Collection | None = None,
         settings: TrainingSettings | None = None,
         list_length: int = 8,
@@ -91,11 +103,8 @@ class JointTrainer:
         passage_max_length: int | None = None,
         pair_max_length: int | None = None,
         title: str | None = None,
+        exclude_known_positives: bool = True,
     ) -> None:
-        if not groups:
-            raise ValueError("there are no training groups")
-        if not any(group.negatives for group in groups):
-            raise ValueError("no training group has negatives: mine them from a retriever's top k first")
         if list_length < 2:
             raise ValueError(f"list_length must be at least 2, a positive and a negative, but got {list_length}")
         if not contrastive_weight >= 0:
@@ -104,6 +113,17 @@ class JointTrainer:
             raise ValueError(f"reranker_learning_rate must be greater than 0, but got {reranker_learning_rate}")
         self.settings = settings or TrainingSettings()
         self.accelerator = start_accelerator()
+        self.groups = open_groups(groups)
+        self.denoised = open_groups(denoised) if denoised else ()
+        if not any(group.negatives for group in chain(self.groups, self.denoised)):
+            raise ValueError("no training group has negatives: mine them from a retriever's top k first")
+        self.report = check_training_data(
+            self.groups,
+            self.denoised,
+            negatives=list_length - 1,
+            main_process=self.accelerator.is_main_process,
+            show_progress=self.settings.show_progress,
+        )
         self.retriever = TrainedRetriever(
             retriever,
             self.accelerator.device,
@@ -118,15 +138,13 @@ class JointTrainer:
         )
         self.reranker.change_settings(passage_max_length=pair_max_length)
         self.reranker.model.requires_grad_(not freeze_reranker)
-        self.groups = groups
-        self.denoised = denoised
         self.dev = dev
         self.list_length = list_length
         self.reranker_learning_rate = reranker_learning_rate or self.settings.learning_rate
         self.joint_loss = loss or JointLossSettings()
         self.contrastive_weight = contrastive_weight
         self.freeze_reranker = freeze_reranker
-        self._known = known_positives([*groups, *denoised] if denoised else groups)
+        self._known = known_positives(self.groups, self.denoised) if exclude_known_positives else KnownPositives(())
         self._options = {
             "trainer": type(self).__name__,
             "retriever": model_name(retriever),
@@ -136,6 +154,7 @@ class JointTrainer:
             "loss": asdict(self.joint_loss),
             "contrastive_weight": contrastive_weight,
             "freeze_reranker": freeze_reranker,
+            "exclude_known_positives": exclude_known_positives,
             "temperature": self.retriever.temperature,
             "pair_max_length": self.reranker.settings.passage_max_length,
             **asdict(self.retriever.encoder.settings),
@@ -170,7 +189,8 @@ class JointTrainer:
         own = batch[process_slice(len(batch))]
         queries = self.retriever.encode_queries([one.query for one in own])
         vectors = self.retriever.encode_passages([passage for one in own for passage in one.passages])
-        shares = [self._distillation(own, queries, vectors, len(batch))] if own else []
+        taking_part = own or is_sharded(self.reranker.model)
+        shares = [self._distillation(own, queries, vectors, len(batch))] if taking_part else []
         if self.contrastive_weight:
             # The whole batch's on every process, with its own rows carrying gradient: see trainers/gathering.py.
             queries, vectors = gather_rows(queries), gather_rows(vectors)
@@ -194,6 +214,8 @@ class JointTrainer:
                 max_length=self.reranker.settings.passage_max_length,
                 replay=self.settings.gradient_caching and not self.freeze_reranker,
             )
+        if not lists:
+            return outputs.sum() + queries.sum() + vectors.sum()  # of nothing, but all that was run takes part
         logits = outputs[:, 1] - outputs[:, 0] if outputs.shape[1] == 2 else outputs[:, 0]
         lengths = torch.tensor([len(one.passages) for one in lists], device=logits.device)
         with torch.autocast(logits.device.type, enabled=False):
@@ -215,8 +237,8 @@ class JointTrainer:
         return EpochBatches(len(groups) + len(denoised), per_step, self.settings.seed, epoch, example)
 
     def _list(self, group: TrainingGroup, generator: np.random.Generator) -> _List:
-        negatives = sample_negatives(group, self.list_length - 1, generator, known=self._known[group.query])
-        return _List(group.query_id, group.query, [sample_positive(group, generator), *negatives])
+        passages = candidate_list(group, self.list_length, generator, known=self._known[group.query])
+        return _List(group.query_id, group.query, passages)
 
     def _rate(self, name: str) -> float:
         return self.reranker_learning_rate if name.startswith("reranker.") else self.settings.learning_rate

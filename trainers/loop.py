@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from copy import deepcopy
@@ -145,7 +146,7 @@ def train(task: Task, output: str | Path | None) -> TrainingResult:
         ValueError: There is nothing to train on, a setting cannot be met, or an interrupted run differs.
     """
     settings, accelerator = task.settings, task.accelerator
-    check_trackers(settings.trackers)
+    check_trackers(settings.tracker_names)
     if settings.trackers and output is None:
         raise ValueError("trackers need an output folder, to keep their files in")
     if output is None:
@@ -164,7 +165,9 @@ def train(task: Task, output: str | Path | None) -> TrainingResult:
             run = _Run(task)
             if step:
                 run.load(read_checkpoint(path, step), log)
-            names = settings.trackers if folder else ()
+                if folder and settings.show_progress:
+                    tqdm.write(f"continuing {output} after step {step}", file=sys.stderr)
+            names = settings.tracker_names if folder else []
             config = {**identity["options"], **identity["settings"], **identity["data"]}
             with started_trackers(names, path / TRACKED, Path(output).name, config, step) as trackers:
                 for line in run.steps(log):

@@ -77,6 +77,55 @@ def listwise_loss(
     return contrastive_loss(logits, targets, None if mask is None else ~mask, total=total)
 
 
+def reader_loss(
+    start: Tensor,
+    end: Tensor,
+    spans: Tensor,
+    *,
+    selection_weight: float = 1.0,
+    total: int | None = None,
+) -> Tensor:
+    """A reader's loss over the passages of each question: where the answer is, and in which passage, if in any.
+
+    The log-odds of a span are the sum of its start's and its end's logits, against "no answer", which has 0. The
+    selection score of a passage is the logarithm of the summed odds of all its spans (starts and ends taken as
+    independent). The loss is the sum of
+
+    1. the span loss: the first passage's spans, one of the answers' against all;
+    2. the selection loss: the first passage against all others and "no answer", and "no answer" against those others,
+       so that 0 divides passages that answer from passages that don't, whatever the question.
+
+    DPR (Karpukhin et al., 2020, section 6.2) has a selection score of its own, from the first token. Here it comes from
+    the spans' own logits, because readers that compare nothing but spans across passages are to be trained.
+
+    Args:
+        start: Start logits, shape [questions, passages, tokens]; the passage that answers comes first. Large and
+            negative, but finite, where no answer can start, and for passages that only fill up.
+        end: End logits, the same shape.
+        spans: First and last token of each answer in the first passage, shape [questions, answers, 2]; rows of -1 fill
+            up. A question without any span has no answer: its passages are all others.
+        selection_weight: Factor of the selection loss.
+        total: Questions of the whole batch, where these are only some of them.
+
+    Returns:
+        The mean over the questions, or their sum divided by `total`.
+    """
+    selection = start.logsumexp(-1) + end.logsumexp(-1)
+    none = torch.zeros_like(selection[:, :1])
+    real = spans[..., 0] >= 0
+    first, last = spans.clamp(min=0).unbind(-1)
+    gold = (start[:, 0].gather(1, first) + end[:, 0].gather(1, last)).masked_fill(~real, float("-inf"))
+    answerable = real.any(1)
+    # A question without an answer takes nothing from the first term; its -inf must not meet a gradient.
+    gold = torch.where(answerable[:, None], gold, 0).logsumexp(1)
+    found = torch.where(answerable, selection[:, 0] - gold, 0)
+    best = torch.where(answerable, selection[:, 0], 0)
+    chosen = torch.cat([none, selection], dim=1).logsumexp(1) - best
+    others = torch.cat([none, selection[:, 1:]], dim=1).logsumexp(1)
+    refused = torch.where(answerable, others, 0)
+    return _mean(found + selection_weight * (chosen + refused), total)
+
+
 @dataclass(frozen=True)
 class JointLossSettings:
     """How a retriever and a re-ranker learn together. The defaults are those of the released code.

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from huggingface_hub import ModelCardData
 
 from rocketqa_haystack import __version__
 from rocketqa_haystack.encoders import CrossEncoder
+from trainers.reader_model import Reader
 
 CARD = """---
 {front}
@@ -49,6 +50,31 @@ from rocketqa_haystack import RocketQARanker
 ranker = RocketQARanker(model="path/to/this/folder")
 ranker.run(query="a question", documents=[Document(content="a passage")])"""
 
+READER = """from haystack import Document
+from haystack_integrations.components.readers.transformers import TransformersExtractiveReader
+
+reader = TransformersExtractiveReader(model="path/to/this/folder")
+reader.run(query="a question", documents=[Document(content="a passage")])"""
+
+
+class Kind(NamedTuple):
+    """What the card says of a kind of model."""
+
+    name: str
+    tag: str
+    library: str
+    task: str
+    use: str
+
+
+KINDS = {
+    "": Kind(
+        "dense retriever (dual encoder)", "dual-encoder", "sentence-transformers", "sentence-similarity", RETRIEVER
+    ),
+    "re-ranker": Kind("re-ranker (cross-encoder)", "cross-encoder", "sentence-transformers", "text-ranking", RERANKER),
+    "reader": Kind("reader of answers (extractive)", "extractive-reader", "transformers", "question-answering", READER),
+}
+
 
 def write_model_card(
     folder: Path, name: str, encoder: object, run: Mapping[str, Any], log: Sequence[Mapping[str, Any]]
@@ -62,11 +88,11 @@ def write_model_card(
         run: What the run's folder has as its identity.
         log: What it has as its log.
     """
-    reranker = isinstance(encoder, CrossEncoder)
+    kind = KINDS["re-ranker" if isinstance(encoder, CrossEncoder) else "reader" if isinstance(encoder, Reader) else ""]
     front = ModelCardData(
-        library_name="sentence-transformers",
-        pipeline_tag="text-ranking" if reranker else "sentence-similarity",
-        tags=["rocketqa-haystack", "haystack", "cross-encoder" if reranker else "dual-encoder"],
+        library_name=kind.library,
+        pipeline_tag=kind.task,
+        tags=["rocketqa-haystack", "haystack", kind.tag],
     )
     measured = [(line["step"], line["dev"]) for line in log if "dev" in line]
     last = next((line for line in reversed(log) if "loss" in line), None)
@@ -81,10 +107,10 @@ def write_model_card(
     text = CARD.format(
         front=front.to_yaml(),
         name=name,
-        kind="re-ranker (cross-encoder)" if reranker else "dense retriever (dual encoder)",
+        kind=kind.name,
         version=__version__,
         trainer=run["options"].get("trainer", ""),
-        use=RERANKER if reranker else RETRIEVER,
+        use=kind.use,
         data=_table(["", ""], list(run["data"].items())),
         settings=_table(["setting", "value"], [*run["options"].items(), *run["settings"].items()]),
         measures="\n\n".join(measures) or "None.",

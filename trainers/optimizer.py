@@ -39,7 +39,9 @@ class ScheduledAdamW:
             groups.setdefault((rate(name), weight_decay if parameter.ndim > 1 else 0.0), []).append(parameter)
         self._peaks = [peak for peak, _ in groups]
         settings = [{"params": group, "lr": peak, "weight_decay": decay} for (peak, decay), group in groups.items()]
-        self._optimizer = torch.optim.AdamW(settings, fused=True)
+        # BERT's own epsilon. With the default of 1e-8, gradients that are zero in exact arithmetic and noise in
+        # float32, such as those of the key biases of attention, would move weights by steps of full length.
+        self._optimizer = torch.optim.AdamW(settings, eps=1e-6, fused=True)
 
     def step(self, number: int) -> float:
         """Takes the step of a number, from 0, and forgets the gradients. Returns the first group's learning rate."""

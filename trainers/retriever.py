@@ -16,6 +16,7 @@ from rocketqa_haystack.encoders.dual_encoder import Side
 from trainers.forward import forward_in_batches
 from trainers.losses import contrastive_loss
 from trainers.sampling import KnownPositives
+from trainers.sharding import is_sharded
 
 
 class TrainedRetriever:
@@ -69,7 +70,7 @@ class TrainedRetriever:
         return self._encode([self.encoder.passage_text(passage) for passage in passages], "document")
 
     def _encode(self, texts: Sequence[Text], side: Side) -> Tensor:
-        if not texts:
+        if not texts and not is_sharded(self.encoder.model):
             return torch.zeros((0, self.encoder.dimension), device=self._device)
         vectors = forward_in_batches(
             self.encoder.model,

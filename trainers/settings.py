@@ -33,7 +33,8 @@ class TrainingSettings:
         checkpoint_every: Steps between checkpoints, from which an interrupted run continues; one is also made after
             each evaluation.
         checkpoints_kept: Checkpoints to keep, the last ones.
-        trackers: Of accelerate, to log to, such as `tensorboard`, `wandb`, `mlflow` or `trackio`.
+        trackers: What to log to, by accelerate's names, separated by commas: `tensorboard`, `wandb`, `mlflow`,
+            `trackio`. Their packages are installed apart.
         show_progress: Whether to show a progress bar.
     """
 
@@ -55,7 +56,7 @@ class TrainingSettings:
     patience: int = 0
     checkpoint_every: int = 500
     checkpoints_kept: int = 2
-    trackers: tuple[str, ...] = ()
+    trackers: str = ""
     show_progress: bool = True
 
     def __post_init__(self) -> None:
@@ -73,8 +74,11 @@ class TrainingSettings:
                 raise ValueError(f"{name} must not be negative, but got {getattr(self, name)}")
         if self.mixed_precision not in ("auto", "bf16", "no"):
             raise ValueError(f"mixed_precision must be auto, bf16 or no, but got {self.mixed_precision!r}")
-        if isinstance(self.trackers, str):
-            raise ValueError(f"trackers must be a list of names, but got {self.trackers!r}")
+
+    @property
+    def tracker_names(self) -> list[str]:
+        """The trackers, each by its name."""
+        return [name.strip() for name in self.trackers.split(",") if name.strip()]
 
     def with_effect(self) -> dict[str, Any]:
         """The settings that have a say in what a run computes."""

@@ -7,10 +7,20 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-if TYPE_CHECKING:
-    from rocketqa_haystack.data import Passage
+import numpy as np
 
-WRITE_SIZE = 4_096
+if TYPE_CHECKING:
+    from haystack import Document
+
+    from rocketqa_haystack.data import Passage
+    from rocketqa_haystack.document_stores.faiss import FAISSDocumentStore
+    from rocketqa_haystack.encoders import DualEncoder
+
+#: Passages encoded and written at once: what is lost at most when the work is stopped.
+WRITE_SIZE = 1_024
+
+#: Least cosine of two vectors of one passage by one model, computed in whatever precisions.
+SAME_VECTOR = 0.995
 
 
 def index(
@@ -18,6 +28,7 @@ def index(
     store: Path,
     model: str,
     duplicates: Literal["fail", "skip", "overwrite"] = "fail",
+    index: str | None = None,
     dtype: str = "auto",
     device: str | None = None,
 ) -> None:
@@ -26,11 +37,17 @@ def index(
     The store is a folder with an SQLite database, the documents' vectors in it, and a FAISS index derived from them.
     `rocketqa search` and the Haystack components FAISSDocumentStore and RocketQARetriever read it.
 
+    It can be stopped at any time. The same command again continues: a passage that is in the store already, with the
+    same title and text, is neither encoded nor written again.
+
     Args:
         corpus: A BEIR folder, or a corpus.jsonl: one {"_id", "title", "text"} on each line.
         store: The store's folder; made if it is not there.
         model: The dual encoder: a model folder, an official RocketQA name (`rocketqa models`) or a Hugging Face id.
-        duplicates: What to do with a passage whose id is in the store: stop, leave the old one, or replace it.
+        duplicates: What to do with a passage whose id is in the store with another title or text: stop, leave the old
+            one, or replace it.
+        index: The type of FAISS index, such as HNSW32 or IVF1024,Flat; by default that of the store, and Flat (exact)
+            for a new one.
         dtype: Precision: auto (bfloat16 where it is computed natively), float32, bfloat16 or float16.
         device: Such as cpu or cuda:0; the best there is by default.
     """
@@ -45,20 +62,51 @@ def index(
     file = corpus / "corpus.jsonl" if corpus.is_dir() else corpus
     encoder = DualEncoder.from_pretrained(model, dtype=dtype, device=device)
     total = sum(1 for _ in read_corpus(file))  # a bad line stops here, before the work
-    written = 0
-    with (
-        FAISSDocumentStore(path=store, similarity=encoder.store_similarity) as document_store,
-        tqdm(total=total, desc="Indexing", unit="passage") as progress,
-    ):
-        for chunk in _chunks(read_corpus(file)):
-            vectors = encoder.encode_passages([passage for _, passage in chunk])
-            documents = [Document(id=id, content=p.text, meta={"title": p.title}) for id, p in chunk]
-            written += document_store.write_vectors(documents, vectors, policy=DuplicatePolicy[duplicates.upper()])
-            progress.update(len(chunk))
-        progress.close()
-        print(f"{written} passages written; {document_store.count_documents()} in {store}")
+    written, present, checked = 0, 0, False
+    with FAISSDocumentStore(path=store, similarity=encoder.store_similarity, index=index) as document_store:
+        with tqdm(total=total, desc="Indexing", unit="passage") as progress:
+            for chunk in _chunks(read_corpus(file)):
+                documents = [Document(id=id, content=p.text, meta={"title": p.title}) for id, p in chunk]
+                found = {each.id: each for each in document_store.get_documents_by_id([each.id for each in documents])}
+                if found and not checked:
+                    _check_model(encoder, document_store, next(iter(found)), store, model)
+                    checked = True
+                todo = [place for place, each in enumerate(documents) if not _is_same(each, found.get(each.id))]
+                if duplicates == "skip":
+                    todo = [place for place in todo if documents[place].id not in found]
+                if todo:
+                    vectors = encoder.encode_passages([chunk[place][1] for place in todo])
+                    written += document_store.write_vectors(
+                        [documents[place] for place in todo], vectors, policy=DuplicatePolicy[duplicates.upper()]
+                    )
+                present += len(chunk) - len(todo)
+                progress.update(len(chunk))
+        already = f", {present} there already" if present else ""
+        print(f"{written} passages written{already}; {document_store.count_documents()} in {store}")
 
 
 def _chunks(items: Iterator[tuple[str, Passage]]) -> Iterator[list[tuple[str, Passage]]]:
     while chunk := list(islice(items, WRITE_SIZE)):
         yield chunk
+
+
+def _is_same(document: Document, stored: Document | None) -> bool:
+    return stored is not None and (stored.content, stored.meta.get("title")) == (
+        document.content,
+        document.meta["title"],
+    )
+
+
+def _check_model(encoder: DualEncoder, store: FAISSDocumentStore, id: str, folder: Path, model: str) -> None:
+    """Refuses to put a model's vectors beside those of another, by one passage of the store."""
+    from rocketqa_haystack.data import Passage
+
+    document = store.get_documents_by_id([id], return_embedding=True)[0]
+    new = encoder.encode_passages([Passage(document.content or "", title=str(document.meta.get("title") or ""))])[0]
+    old = np.asarray(document.embedding if document.embedding is not None else [], dtype=np.float32)
+    if old.shape == new.shape and old @ new >= SAME_VECTOR * np.linalg.norm(old) * np.linalg.norm(new):
+        return
+    raise ValueError(
+        f"{folder} was indexed with another model than {model}, or another one wrote passage {id!r} there; vectors of "
+        "two models cannot be compared: use the model of before, or another folder"
+    )

@@ -28,6 +28,12 @@ COMMANDS = {
     "serve": ("rocketqa_haystack.cli.serve", "serve", "serve a pipeline: a page to ask on, and a REST service"),
     "train-dual-encoder": ("rocketqa_haystack.cli.train", "train_dual_encoder", "train a retriever"),
     "train-cross-encoder": ("rocketqa_haystack.cli.train", "train_cross_encoder", "train a re-ranker"),
+    "train-joint": ("rocketqa_haystack.cli.train", "train_joint", "train both together, the re-ranker teaching"),
+    "run": ("rocketqa_haystack.cli.run", "run", "run a recipe: all stages, from a collection to a pipeline"),
+    "status": ("rocketqa_haystack.cli.status", "status", "show how far a recipe's run is"),
+    "train-reader": ("rocketqa_haystack.cli.train_reader", "train_reader", "train a reader that finds the answers"),
+    "pipeline": ("rocketqa_haystack.cli.pipeline", "pipeline", "write a pipeline as YAML: retrieve, re-rank, answer"),
+    "evaluate-qa": ("rocketqa_haystack.cli.evaluate_qa", "evaluate_qa", "measure the answers of a pipeline"),
     "models": ("rocketqa_haystack.cli.models", "models", "list the official RocketQA models and what is cached"),
     "convert": ("rocketqa_haystack.cli.convert", "convert", "make a model folder of an official checkpoint"),
 }
@@ -38,7 +44,11 @@ POSITIONAL = {
     "search": ("store", "question"),
     "evaluate": ("collection",),
     "serve": ("folder",),
+    "pipeline": ("output",),
+    "evaluate-qa": ("pipeline", "collection"),
     "convert": ("source", "output"),
+    "run": ("recipe",),
+    "status": ("folder",),
 }
 
 

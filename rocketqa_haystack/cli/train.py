@@ -1,4 +1,4 @@
-"""`rocketqa train-dual-encoder` and `rocketqa train-cross-encoder`."""
+"""`rocketqa train-dual-encoder`, `rocketqa train-cross-encoder` and `rocketqa train-joint`."""
 
 from __future__ import annotations
 
@@ -10,11 +10,18 @@ from rocketqa_haystack.data import (
     Collection,
     TrainingGroup,
     TrainingGroups,
-    check_groups,
     groups_from_collection,
     load_collection,
 )
-from trainers import CrossEncoderTrainer, DualEncoderTrainer, TrainingResult, TrainingSettings, mine_groups
+from trainers import (
+    CrossEncoderTrainer,
+    DualEncoderTrainer,
+    JointLossSettings,
+    JointTrainer,
+    TrainingResult,
+    TrainingSettings,
+    mine_groups,
+)
 
 
 def train_dual_encoder(
@@ -63,8 +70,8 @@ def train_dual_encoder(
         passage_max_length=passage_max_length,
         title=title,
     )
-    _announce(groups, hard_negatives, trainer)
-    _report(trainer.train(output), output, trainer)
+    _announce(groups, trainer)
+    report(trainer.train(output), output, trainer)
 
 
 def train_cross_encoder(
@@ -121,8 +128,75 @@ def train_cross_encoder(
     trainer = CrossEncoderTrainer(
         model, groups, dev=dev, dev_candidates=run, settings=settings, negatives=negatives, max_length=max_length
     )
-    _announce(groups, negatives, trainer)
-    _report(trainer.train(output), output, trainer)
+    _announce(groups, trainer)
+    report(trainer.train(output), output, trainer)
+
+
+def train_joint(
+    settings: TrainingSettings,
+    *,
+    retriever: str,
+    reranker: str,
+    data: Path,
+    output: Path,
+    denoised: Path | None = None,
+    dev: Path | None = None,
+    list_length: int = 8,
+    loss: Literal["released", "paper"] = "released",
+    contrastive_weight: float = 0.0,
+    freeze_reranker: bool = False,
+    reranker_learning_rate: float | None = None,
+    pair_max_length: int | None = None,
+    data_cache: Path | None = None,
+    skip_bad_lines: bool = False,
+) -> None:
+    """Train a retriever and a re-ranker together: dynamic listwise distillation, as in RocketQAv2.
+
+    Both see the same lists of a positive and negatives, drawn anew in every epoch. The re-ranker learns from the
+    labels, the retriever from the re-ranker. Both should be trained already.
+
+    Args:
+        settings: Epochs, batch size (in lists), learning rate and the like.
+        retriever: The dual encoder to start from.
+        reranker: The cross-encoder to start from, or any encoder, which gets a new head.
+        data: A file of training groups with negatives that a retriever ranks high: JSON lines as Tevatron has them, the
+            official toolkit's TSV of 4 or 6 columns, or DPR's JSON; gzip files too.
+        output: The folder to write, with the model folders `retriever` and `reranker`.
+        denoised: Another such file, whose negatives are denoised; lists of both kinds then make up an epoch.
+        dev: A BEIR folder whose dev split the retriever is evaluated on.
+        list_length: Candidates of a list, the positive among them.
+        loss: The distillation's direction and reduction: as in the released code, or as in the paper.
+        contrastive_weight: Of a contrastive loss of the retriever over the passages of all lists; 0 leaves it out.
+        freeze_reranker: Let the re-ranker teach as it is (static distillation).
+        reranker_learning_rate: The re-ranker's; that of the settings by default.
+        pair_max_length: Longest pair of the re-ranker in tokens; the model's own by default.
+        data_cache: A folder to keep the files' training groups in as they were read, so that other processes and later
+            runs need not read them again.
+        skip_bad_lines: Leave out the files' bad lines, and say how many, instead of refusing them.
+    """
+    for file in (data, denoised):
+        if file is not None and file.is_dir():
+            raise ValueError(f"{file} is a folder: joint training needs a file of training groups with negatives")
+    groups, further = (
+        () if file is None else TrainingGroups.read(file, cache=data_cache, skip_bad_lines=skip_bad_lines)
+        for file in (data, denoised)
+    )
+    trainer = JointTrainer(
+        retriever,
+        reranker,
+        groups,
+        denoised=further,
+        dev=None if dev is None else load_collection(dev, "dev"),
+        settings=settings,
+        list_length=list_length,
+        loss=JointLossSettings.preset(loss),
+        contrastive_weight=contrastive_weight,
+        freeze_reranker=freeze_reranker,
+        reranker_learning_rate=reranker_learning_rate,
+        pair_max_length=pair_max_length,
+    )
+    _announce(groups, trainer)
+    report(trainer.train(output), output, trainer)
 
 
 def _training_data(
@@ -140,24 +214,26 @@ def _refuse_file_options(data: Path, cache: Path | None, skip_bad_lines: bool) -
         raise ValueError(f"{data} is a BEIR folder: {option} is for files of training groups")
 
 
-def _announce(groups: Sequence[TrainingGroup], negatives: int, trainer: Any) -> None:
-    """Says before training starts what the data are, what was left out of them and what may be wrong with them."""
+def _announce(groups: Sequence[TrainingGroup], trainer: Any) -> None:
+    """Says before training starts what the data are and what was left out of them."""
     if not trainer.accelerator.is_main_process:
         return
     if isinstance(groups, TrainingGroups) and groups.skipped.count:
         print(groups.skipped)
-    print(check_groups(groups, negatives=negatives))
+    if not trainer.report.findings:  # else the trainer has logged them
+        print(trainer.report)
 
 
 def _dev(folder: Path) -> Collection | None:
     return load_collection(folder, "dev") if (folder / "qrels" / "dev.tsv").is_file() else None
 
 
-def _report(result: TrainingResult, output: Path, trainer: Any) -> None:
+def report(result: TrainingResult, output: Path, trainer: Any, measure: str = "RR@10") -> None:
+    """Says at the end what was trained, how it was measured and where it is."""
     if not trainer.accelerator.is_main_process:
         return
     print(f"{len(result.losses)} steps, last loss {result.losses[-1]:.4f}")
     for step, value in result.evaluations:
         kept = "  <- kept" if step == result.best_step else ""
-        print(f"dev RR@10 after step {step}: {value:.4f}{kept}")
+        print(f"dev {measure} after step {step}: {value:.4f}{kept}")
     print(f"written: {output}")

@@ -57,6 +57,7 @@ class RocketQARanker:
         scale_score: bool = True,
         score_threshold: float | None = None,
         retriever_weight: float = 0.0,
+        distinct_texts: bool = False,
         progress_bar: bool = False,
     ) -> None:
         """
@@ -94,6 +95,9 @@ class RocketQARanker:
             comes with, its similarity to the query. 0 goes by the cross-encoder alone. A cross-encoder trained on few
             questions gains from the retriever's opinion; one over the retriever's training temperature (20, for
             cosines) puts both on one scale.
+        :param distinct_texts:
+            If `True`, Documents without text are left out, and of several with the same text all but the most relevant:
+            a reader or a language model behind the ranker gains nothing from them.
         :param progress_bar:
             If `True`, shows a progress bar.
         :raises TypeError: If `model` is not a name.
@@ -107,6 +111,7 @@ class RocketQARanker:
         self.scale_score = scale_score
         self.score_threshold = score_threshold
         self.retriever_weight = retriever_weight
+        self.distinct_texts = distinct_texts
         self.progress_bar = progress_bar
         self._encoder: CrossEncoder | None = None
 
@@ -125,6 +130,7 @@ class RocketQARanker:
             scale_score=self.scale_score,
             score_threshold=self.score_threshold,
             retriever_weight=self.retriever_weight,
+            distinct_texts=self.distinct_texts,
             progress_bar=self.progress_bar,
         )
 
@@ -175,11 +181,13 @@ class RocketQARanker:
         check_top_k(top_k)
         scale_score = self.scale_score if scale_score is None else scale_score
         score_threshold = self.score_threshold if score_threshold is None else score_threshold
-        if not documents:
+        candidates = _without_repeats(documents)
+        if self.distinct_texts:
+            candidates = [document for document in candidates if (document.content or "").strip()]
+        if not candidates:
             return {"documents": []}
         self.warm_up()
         assert self._encoder is not None
-        candidates = _without_repeats(documents)
         passages = to_passages(candidates, self.meta_fields_to_embed, self.embedding_separator)
         logits = self._encoder.logits([(query, passage) for passage in passages], show_progress=self.progress_bar)
         if self.retriever_weight:
@@ -188,6 +196,8 @@ class RocketQARanker:
         # Ranked by the logit: sigmoids of large logits are equal in float32.
         order = np.argsort(-logits, kind="stable")
         ranked = [replace(candidates[i], score=float(scores[i])) for i in order]
+        if self.distinct_texts:
+            ranked = _first_of_each_text(ranked)
         if score_threshold is not None:
             ranked = [
                 document for document in ranked if document.score is not None and document.score >= score_threshold
@@ -229,6 +239,13 @@ def _without_repeats(documents: list[Document]) -> list[Document]:
         if document.id not in best or _score(document) > _score(best[document.id]):
             best[document.id] = document
     return list(best.values())
+
+
+def _first_of_each_text(ranked: list[Document]) -> list[Document]:
+    first: dict[str, Document] = {}
+    for document in ranked:
+        first.setdefault((document.content or "").strip(), document)
+    return list(first.values())
 
 
 def _retriever_scores(documents: list[Document]) -> NDArray[np.float32]:

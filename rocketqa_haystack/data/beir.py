@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rocketqa_haystack.data.files import DataError, atomic_write, read_jsonl, read_lines, text_field
 from rocketqa_haystack.data.passage import Passage
@@ -24,7 +25,7 @@ class Collection:
         qrels: Judgements by query id and passage id.
     """
 
-    corpus: dict[str, Passage]
+    corpus: Mapping[str, Passage]
     queries: dict[str, str]
     qrels: Qrels
 
@@ -62,14 +63,24 @@ def save_collection(
         for id, passage in corpus.items():
             record = {"_id": id, "title": passage.title, "text": passage.text}
             file.write(json.dumps(record, ensure_ascii=False) + "\n")
-    with atomic_write(folder / "queries.jsonl") as file:
+    write_queries(folder / "queries.jsonl", queries)
+    for split, judgements in qrels.items():
+        write_qrels(folder / "qrels" / f"{split}.tsv", judgements)
+
+
+def write_queries(path: str | Path, queries: Mapping[str, str]) -> None:
+    """Writes a `queries.jsonl`, whole or not at all."""
+    with atomic_write(path) as file:
         for id, text in queries.items():
             file.write(json.dumps({"_id": id, "text": text}, ensure_ascii=False) + "\n")
-    for split, judgements in qrels.items():
-        with atomic_write(folder / "qrels" / f"{split}.tsv") as file:
-            file.write("query-id\tcorpus-id\tscore\n")
-            for query_id, judged in judgements.items():
-                file.writelines(f"{query_id}\t{id}\t{grade}\n" for id, grade in judged.items())
+
+
+def write_qrels(path: str | Path, qrels: Qrels) -> None:
+    """Writes judgements in BEIR's form, whole or not at all."""
+    with atomic_write(path) as file:
+        file.write("query-id\tcorpus-id\tscore\n")
+        for query_id, judged in qrels.items():
+            file.writelines(f"{query_id}\t{id}\t{grade}\n" for id, grade in judged.items())
 
 
 def read_corpus(path: str | Path) -> Iterator[tuple[str, Passage]]:
@@ -81,12 +92,22 @@ def read_corpus(path: str | Path) -> Iterator[tuple[str, Passage]]:
     seen: set[str] = set()
     for number, record in read_jsonl(path):
         place = f"{path}, line {number}"
-        id = text_field(place, record, "_id", "id", "docid")
+        id, passage = corpus_record(place, record)
         if id in seen:
             raise DataError(f"{place}: the id {id!r} was used before")
         seen.add(id)
-        text = text_field(place, record, "text", "contents")
-        yield id, Passage(text=text, title=text_field(place, record, "title", default=""))
+        yield id, passage
+
+
+def corpus_record(place: str, record: dict[str, Any]) -> tuple[str, Passage]:
+    """Id and passage of a line of a `corpus.jsonl`.
+
+    Raises:
+        DataError: A field is missing or of another type; the message begins with `place`.
+    """
+    id = text_field(place, record, "_id", "id", "docid")
+    text = text_field(place, record, "text", "contents")
+    return id, Passage(text=text, title=text_field(place, record, "title", default=""))
 
 
 def read_queries(path: str | Path) -> dict[str, str]:
@@ -99,6 +120,24 @@ def read_queries(path: str | Path) -> dict[str, str]:
             raise DataError(f"{place}: the id {id!r} was used before")
         queries[id] = text_field(place, record, "text", "query")
     return queries
+
+
+def read_answers(path: str | Path) -> dict[str, tuple[str, ...]]:
+    """Answer strings by question id, from the `answers` of a `queries.jsonl`: a list, empty for "there is none".
+
+    Questions without the field are left out.
+
+    Raises:
+        DataError: A malformed line, or answers that are not a list of strings.
+    """
+    answers: dict[str, tuple[str, ...]] = {}
+    for number, record in read_jsonl(path):
+        if (given := record.get("answers")) is not None:
+            place = f"{path}, line {number}"
+            if not isinstance(given, list) or not all(isinstance(answer, str) for answer in given):
+                raise DataError(f"{place}: 'answers' must be a list of strings, not {given!r:.80}")
+            answers[text_field(place, record, "_id", "id", "query_id")] = tuple(given)
+    return answers
 
 
 def read_qrels(path: str | Path) -> Qrels:

@@ -108,15 +108,20 @@ class DualEncoder:
         return self.model.similarity_fn_name
 
     @property
-    def store_similarity(self) -> Literal["inner_product", "cosine"]:
+    def store_similarity(self) -> Literal["inner_product", "cosine", "l2"]:
         """How a vector store must compare the vectors.
 
         Raises:
-            ModelError: The model's similarity is neither a dot product nor a cosine.
+            ModelError: The model's similarity is that of manhattan.
         """
-        if self.similarity not in ("dot", "cosine"):
-            raise ModelError(f"this model compares by {self.similarity}; vector stores have dot products and cosines")
-        return "cosine" if self.similarity == "cosine" else "inner_product"
+        match self.similarity:
+            case "dot":
+                return "inner_product"
+            case "cosine":
+                return "cosine"
+            case "euclidean":
+                return "l2"
+        raise ModelError(f"this model compares by {self.similarity}; vector stores have dot products, cosines and L2")
 
     @property
     def normalizes(self) -> bool:

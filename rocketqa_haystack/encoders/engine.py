@@ -47,9 +47,12 @@ def run_model(
     tokens = tokenize(model, texts, prompt=prompt, task=task, max_length=max_length)
     device = model.device
     forward_options = {"task": task} if task is not None else {}
-    packable = device.type == "cpu" and packs(model) and not tokens.pad_left
+    # Weights in training may be sharded over processes. They are put together in the course of the layers' calls, which
+    # packing passes by, and the tensors that are kept for it must serve the training as well.
+    whole = all(type(parameter) is torch.nn.Parameter for parameter in model.parameters())
+    packable = whole and device.type == "cpu" and packs(model) and not tokens.pad_left
     first_only = packable and reads_first_token(model)
-    with torch.inference_mode():
+    with torch.inference_mode() if whole else torch.no_grad():
         for batch in tokens.batches(TOKEN_BUDGET if packable else token_budget_for(device)):
             lengths = tokens.lengths[batch].tolist()
             with packed(Packing(lengths, first_only)) if packable else nullcontext():

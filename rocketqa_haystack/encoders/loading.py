@@ -169,6 +169,26 @@ def kind_of(name: str, **hub: Any) -> FoundKind:
     return "cross-encoder" if architectures[0].endswith("ForSequenceClassification") else "language model"
 
 
+def transformer_subfolder(name: str, **hub: Any) -> str:
+    """Where a model folder or Hugging Face id holds its one transformer: the empty string for the folder itself.
+
+    Args:
+        name: The folder or id.
+        hub: `token`, `revision` and `local_files_only`, as for `load_model`.
+
+    Raises:
+        ModelError: It has two towers, or no transformer.
+    """
+    kind_of(name, **hub)
+    modules = _file(name, "modules.json", **hub)
+    if modules is None:
+        return ""
+    first = json.loads(modules.read_text(encoding="utf-8"))[0]
+    if not str(first["type"]).endswith(".Transformer"):
+        raise ModelError(f"{name} begins with a {str(first['type']).rsplit('.', 1)[-1]}, not with one transformer")
+    return str(first["path"])
+
+
 def _file(name: str, file: str, **hub: Any) -> Path | None:
     """A file of a model, from its folder or from the Hub's cache; None where there is none."""
     if is_folder(name):

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from rocketqa_haystack.data import Passage
 from rocketqa_haystack.encoders import CrossEncoder, DualEncoder
 from rocketqa_haystack.encoders.search import exact_search
-from rocketqa_haystack.evaluation.runs import Run
+from rocketqa_haystack.evaluation.runs import Run, best
 
 
 def retrieve(
@@ -64,14 +64,10 @@ def rerank(
         retriever_weight: A candidate's score is its logit plus this weight times its score in `run`.
         show_progress: Whether to show a progress bar.
     """
-    candidates = {query_id: _best(scores, k) for query_id, scores in run.items()}
+    candidates = {query_id: list(best(scores, k)) for query_id, scores in run.items()}
     pairs = [(queries[query_id], corpus[id]) for query_id, ids in candidates.items() for id in ids]
     logits = iter(encoder.logits(pairs, show_progress=show_progress).tolist())
     return {
         query_id: {id: next(logits) + retriever_weight * run[query_id][id] for id in ids}
         for query_id, ids in candidates.items()
     }
-
-
-def _best(scores: Mapping[str, float], k: int) -> list[str]:
-    return sorted(scores, key=scores.__getitem__, reverse=True)[:k]

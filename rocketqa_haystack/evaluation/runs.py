@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 
 from rocketqa_haystack.data.files import DataError, atomic_write, read_lines
@@ -17,14 +20,23 @@ def write_run(path: str | Path, run: Run, tag: str = "rocketqa") -> None:
         DataError: An id contains white space, which the format cannot hold.
     """
     with atomic_write(path) as file:
-        for query_id, scores in run.items():
-            ranked = sorted(scores.items(), key=lambda item: item[1], reverse=True)
-            for rank, (passage_id, score) in enumerate(ranked, start=1):
-                if len(query_id.split()) != 1 or len(passage_id.split()) != 1:
-                    raise DataError(
-                        f"{path}: a TREC run cannot hold ids with white space: {query_id!r}, {passage_id!r}"
-                    )
-                file.write(f"{query_id} Q0 {passage_id} {rank} {score:.9g} {tag}\n")
+        file.writelines(run_lines(path, run.items(), tag))
+
+
+def run_lines(
+    path: str | Path, rows: Iterable[tuple[str, Mapping[str, float]]], tag: str = "rocketqa"
+) -> Iterator[str]:
+    """The lines of a TREC run, of queries with their scores; `path` is for the message.
+
+    Raises:
+        DataError: An id contains white space, which the format cannot hold.
+    """
+    for query_id, scores in rows:
+        ranked = sorted(scores.items(), key=itemgetter(1), reverse=True)
+        for rank, (passage_id, score) in enumerate(ranked, start=1):
+            if len(query_id.split()) != 1 or len(passage_id.split()) != 1:
+                raise DataError(f"{path}: a TREC run cannot hold ids with white space: {query_id!r}, {passage_id!r}")
+            yield f"{query_id} Q0 {passage_id} {rank} {score:.9g} {tag}\n"
 
 
 def read_run(path: str | Path) -> Run:
@@ -34,12 +46,87 @@ def read_run(path: str | Path) -> Run:
         DataError: A line is not six columns with a numeric score.
     """
     run: Run = {}
-    for number, line in read_lines(path):
-        fields = line.split()
-        if len(fields) != 6:
-            raise DataError(f"{path}, line {number}: expected 6 columns of a TREC run, found {len(fields)}")
-        try:
-            run.setdefault(fields[0], {})[fields[2]] = float(fields[4])
-        except ValueError as error:
-            raise DataError(f"{path}, line {number}: the score must be a number, not {fields[4]!r}") from error
+    for query_id, scores in iterate_run(path):
+        run.setdefault(query_id, {}).update(scores)
     return run
+
+
+def iterate_run(path: str | Path) -> Iterator[tuple[str, dict[str, float]]]:
+    """A TREC run's query ids and their scores, of which only one query's are in memory.
+
+    A query whose lines do not stand together comes again.
+
+    Raises:
+        DataError: A line is not six columns with a numeric score.
+    """
+    for query_id, lines in groupby(_lines(path), key=itemgetter(0)):
+        yield query_id, {passage_id: score for _, passage_id, score in lines}
+
+
+class RunFile(Mapping[str, dict[str, float]]):
+    """A TREC run that stays on disk: scores by query id, read when they are asked for.
+
+    Args:
+        path: A run, not packed, in which the lines of a query stand together.
+
+    Raises:
+        DataError: The file cannot be read or the lines of a query do not stand together; when a query is read, also as
+            `read_run` does.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._places: dict[str, tuple[int, int]] = {}
+        try:
+            self._file = self.path.open("rb")
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+        previous, offset = None, 0
+        for number, raw in enumerate(self._file, start=1):
+            fields = raw.split(None, 1)
+            if fields and fields[0] != previous:
+                previous = fields[0]
+                query_id = previous.decode("utf-8", errors="replace")
+                if query_id in self._places:
+                    raise DataError(f"{path}, line {number}: the lines of query {query_id!r} do not stand together")
+                self._places[query_id] = (number, offset)
+            offset += len(raw)
+
+    def __getitem__(self, query_id: str) -> dict[str, float]:
+        number, offset = self._places[query_id]
+        self._file.seek(offset)
+        scores: dict[str, float] = {}
+        for raw in self._file:
+            if raw.strip():
+                found, passage_id, score = _fields(f"{self.path}, line {number}", raw.decode("utf-8", errors="replace"))
+                if found != query_id:
+                    break
+                scores[passage_id] = score
+            number += 1
+        return scores
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+
+def best(scores: Mapping[str, float], k: int) -> dict[str, float]:
+    """The k passages with the highest scores, best first; of equal scores, the first ones."""
+    return dict(sorted(scores.items(), key=itemgetter(1), reverse=True)[:k])
+
+
+def _lines(path: str | Path) -> Iterator[tuple[str, str, float]]:
+    for number, line in read_lines(path):
+        yield _fields(f"{path}, line {number}", line)
+
+
+def _fields(place: str, line: str) -> tuple[str, str, float]:
+    fields = line.split()
+    if len(fields) != 6:
+        raise DataError(f"{place}: expected 6 columns of a TREC run, found {len(fields)}")
+    try:
+        return fields[0], fields[2], float(fields[4])
+    except ValueError as error:
+        raise DataError(f"{place}: the score must be a number, not {fields[4]!r}") from error

@@ -1,14 +1,17 @@
-"""Nothing acknowledged is lost, and a bad snapshot of the index costs time only; also a writer to be killed."""
+"""Nothing acknowledged is lost, and a bad snapshot of the index costs time only."""
 
 import json
 import os
 import random
+import resource
 import shutil
+import signal
 import sqlite3
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from multiprocessing.connection import Connection
 from pathlib import Path
 from threading import Thread
 
@@ -17,70 +20,22 @@ import pytest
 from haystack import Document
 from haystack.document_stores.errors import DocumentStoreError
 from haystack.document_stores.types import DuplicatePolicy
+from processes import (
+    DIMENSION,
+    Content,
+    applied,
+    assert_search_equals_brute_force,
+    change,
+    content_of,
+    operations,
+    start,
+    write_for_ever,
+)
 
 from rocketqa_haystack.document_stores.faiss import FAISSDocumentStore
 from rocketqa_haystack.document_stores.faiss import database as database_module
 
-DIMENSION = 6
-
-Operation = tuple[str, list[str], np.ndarray]  # what to do, ids, vectors
-
-
-def operations(seed: int) -> Iterator[Operation]:
-    """The same endless operations for the same seed."""
-    rng, numbers = random.Random(seed), np.random.default_rng(seed)
-    while True:
-        ids = [str(rng.randrange(100)) for _ in range(rng.randrange(1, 20))]
-        yield (
-            rng.choice(["write", "write", "write", "delete", "save"]),
-            list(dict.fromkeys(ids)),
-            numbers.standard_normal((len(set(ids)), DIMENSION), dtype=np.float32),
-        )
-
-
-def apply_to_store(store: FAISSDocumentStore, operation: Operation) -> None:
-    kind, ids, vectors = operation
-    if kind == "write":
-        store.write_vectors([Document(id=id_) for id_ in ids], vectors, policy=DuplicatePolicy.OVERWRITE)
-    elif kind == "delete":
-        store.delete_documents(ids)
-    else:
-        store.save_index()
-
-
-def applied(content: dict[str, list[float]], operation: Operation) -> dict[str, list[float]]:
-    kind, ids, vectors = operation
-    content = dict(content)
-    if kind != "save":
-        for id_ in ids:
-            content.pop(id_, None)
-    if kind == "write":
-        content.update(zip(ids, vectors.tolist(), strict=True))
-    return content
-
-
-def write_for_ever(path: str, seed: int) -> None:
-    store = FAISSDocumentStore(path=path)
-    for operation in operations(seed):
-        apply_to_store(store, operation)
-        print("done", flush=True)
-
-
-def start(*arguments: str) -> subprocess.Popen[bytes]:
-    """This file as a process of its own, which imports what this process does."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    return subprocess.Popen([sys.executable, __file__, *arguments], stdout=subprocess.PIPE, env=environment)
-
-
-def content_of(store: FAISSDocumentStore) -> dict[str, list[float]]:
-    return {document.id: document.embedding or [] for document in store.filter_documents()}
-
-
-def assert_search_equals_brute_force(store: FAISSDocumentStore, content: dict[str, list[float]]) -> None:
-    query = np.random.default_rng(len(content)).standard_normal(DIMENSION, dtype=np.float32)
-    scores = {id_: float(np.dot(np.asarray(vector, dtype=np.float64), query)) for id_, vector in content.items()}
-    expected = sorted(scores, key=lambda id_: -scores[id_])
-    assert [document.id for document in store.embedding_retrieval(query, top_k=1000)] == expected
+KILLS = 200 if os.environ.get("ROCKETQA_LONG_TESTS") else 25
 
 
 @pytest.fixture
@@ -97,14 +52,16 @@ def path(tmp_path: Path) -> Path:
 
 
 def test_a_killed_writer_loses_nothing_it_acknowledged(tmp_path: Path) -> None:
-    moments, content = random.Random(0), dict[str, list[float]]()
-    for seed in range(4):
-        with start("write", str(tmp_path), str(seed)) as writer:
-            assert writer.stdout is not None
-            writer.stdout.readline()
-            time.sleep(moments.uniform(0, 0.3))
-            writer.kill()
-            acknowledged = 1 + writer.stdout.read().count(b"done\n")
+    moments, content, killed_during = random.Random(0), Content(), []
+    for seed in range(KILLS):
+        writer, connection = start(write_for_ever, tmp_path, seed)
+        connection.recv()
+        time.sleep(moments.uniform(0, 0.05))
+        writer.kill()
+        writer.join()
+        told = [*messages(connection)]
+        acknowledged = told.count("done")
+        killed_during.append(told[-1] if told else "first")
         todo = operations(seed)
         for _ in range(acknowledged):
             content = applied(content, next(todo))
@@ -114,6 +71,15 @@ def test_a_killed_writer_loses_nothing_it_acknowledged(tmp_path: Path) -> None:
             assert list(found.items()) in [list(content.items()), list(applied(content, next(todo)).items())]
             assert_search_equals_brute_force(store, found)
         content = found
+    assert {"write", "save"} <= set(killed_during)
+
+
+def messages(connection: Connection) -> Iterator[str]:
+    try:
+        while True:
+            yield connection.recv()
+    except (EOFError, OSError):
+        return
 
 
 def truncate(folder: Path) -> None:
@@ -150,6 +116,8 @@ SPOILERS: dict[str, Callable[[Path], object]] = {
     "index deleted": lambda folder: (folder / "index.faiss").unlink(),
     "another store's": replace_by_that_of_another_store,
     "from the future": claim_the_future,
+    "both deleted": lambda folder: [(folder / name).unlink() for name in ("index.faiss", "index.json")],
+    "half put in place": lambda folder: (folder / "index.faiss").write_bytes(b""),
     "tag is no JSON": lambda folder: (folder / "index.json").write_text("{"),
     "tag is foreign JSON": lambda folder: (folder / "index.json").write_text('{"a": 1}'),
     "tag is a list": lambda folder: (folder / "index.json").write_text("[]"),
@@ -172,11 +140,52 @@ def test_a_bad_snapshot_is_noticed_and_built_anew_with_one_log_line(
     assert not caplog.records
 
 
-def test_an_index_without_a_snapshot_is_built(path: Path) -> None:
-    for name in ("index.faiss", "index.json"):
-        (path / name).unlink()
+def test_a_snapshot_half_put_in_place_is_found(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (path / "index.faiss").rename(path / "index.faiss.new")
     with FAISSDocumentStore(path=path) as store:
         assert_search_equals_brute_force(store, content_of(store))
+    assert not caplog.records
+
+
+def test_a_snapshot_newer_than_a_database_from_a_backup_is_not_taken_for_one_of_it(
+    path: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copy(path / "documents.sqlite", tmp_path / "backup")
+    with FAISSDocumentStore(path=path) as store:
+        store.write_documents([Document(id="lost", embedding=[9.0] * DIMENSION)])
+    shutil.copy(tmp_path / "backup", path / "documents.sqlite")
+    with FAISSDocumentStore(path=path) as store:
+        store.write_documents([Document(id="other", embedding=[-9.0] * DIMENSION)])  # as many writes as before
+        assert_search_equals_brute_force(store, content_of(store))
+    assert len(caplog.records) == 1
+
+
+@pytest.mark.parametrize("left", [b"", None], ids=["emptied", "deleted"])
+def test_a_database_that_is_gone_is_not_taken_for_a_new_one(left: bytes | None, path: Path) -> None:
+    file = path / "documents.sqlite"
+    file.unlink()
+    if left is not None:
+        file.write_bytes(left)
+    with pytest.raises(DocumentStoreError, match=r"documents\.sqlite is missing or empty, but index\.faiss"):
+        FAISSDocumentStore(path=path).count_documents()
+
+
+def test_a_changed_byte_in_a_document_or_vector_is_an_error_that_names_the_file(path: Path) -> None:
+    file = path / "documents.sqlite"
+    with FAISSDocumentStore(path=path) as store:
+        vector = np.arange(DIMENSION, dtype="<f4") + 1000
+        store.write_vectors([Document(id="marked", content="needle in the haystack")], vector[np.newaxis])
+    whole = file.read_bytes()
+    for part in (b"needle", vector.tobytes()):
+        place = whole.index(part)
+        file.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with FAISSDocumentStore(path=path) as store:
+            with pytest.raises(DocumentStoreError, match=r"documents\.sqlite is damaged: .*'marked'"):
+                store.filter_documents(return_embedding=True)
+        (path / "index.json").unlink(missing_ok=True)
+        store = FAISSDocumentStore(path=path)
+        with pytest.raises(DocumentStoreError, match=r"documents\.sqlite is damaged"):
+            store.embedding_retrieval(vector)
 
 
 def test_a_snapshot_is_used_and_what_came_after_it_replayed(
@@ -246,18 +255,11 @@ def test_commits_of_another_process_are_seen_at_the_next_search(path: Path) -> N
     with FAISSDocumentStore(path=path) as store:
         content = content_of(store)
         assert_search_equals_brute_force(store, content)
-        with start("change", str(path)) as other:
-            assert other.wait() == 0
+        _, other = start(change, path)
+        assert other.recv() == "done"
         changed = content_of(store)
         assert list(changed) == [*(id_ for id_ in content if id_ not in ("0", "40")), "0", "new"]
         assert_search_equals_brute_force(store, changed)
-
-
-def change(path: str) -> None:
-    with FAISSDocumentStore(path=path) as store:
-        store.delete_documents(["40"])
-        changed = [Document(id="0", embedding=[5.0] * DIMENSION), Document(id="new", embedding=[-5.0] * DIMENSION)]
-        store.write_documents(changed, policy=DuplicatePolicy.OVERWRITE)
 
 
 def test_a_folder_can_be_opened_for_the_first_time_by_many_at_once(tmp_path: Path) -> None:
@@ -274,22 +276,89 @@ def test_a_folder_can_be_opened_for_the_first_time_by_many_at_once(tmp_path: Pat
         store.close()
 
 
-def test_a_second_writer_waits_and_then_says_so(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(database_module, "LOCK_TIMEOUT", 0.1)
-    blocker = sqlite3.connect(path / "documents.sqlite", isolation_level=None)
-    blocker.execute("BEGIN IMMEDIATE")
+def fill(store: FAISSDocumentStore) -> int:
+    """Writes until the disk is full and returns how many documents were acknowledged."""
+    for number in range(100_000):
+        try:
+            store.write_documents([Document(id=f"filler {number}", content="x" * 20_000, embedding=[1.0] * DIMENSION)])
+        except DocumentStoreError as error:
+            if "documents.sqlite" not in str(error):
+                raise
+            return number
+    raise AssertionError("the disk never was full")
+
+
+def assert_usable_and_unchanged(store: FAISSDocumentStore, content: Content) -> None:
+    assert content_of(store) == content
+    query = np.ones(DIMENSION, dtype=np.float32)
+    assert {document.id for document in store.embedding_retrieval(query, top_k=10_000)} == set(content)
+    with pytest.raises(DocumentStoreError):
+        store.write_documents([Document(id="one more", content="x" * 2_000_000)])
+    assert content_of(store) == content
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of four megabytes."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(place)]
+    if shutil.which("mount") is None or subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("mounting a small tmpfs needs root; the test with a limit on the size of files stands in for it")
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+def test_a_full_disk_leaves_the_store_usable_and_unchanged(small_disk: Path) -> None:
+    folder = small_disk / "store"
+    ballast = small_disk / "ballast"
+    with FAISSDocumentStore(path=folder) as store:
+        store.write_documents([Document(id=str(n), embedding=[float(n)] * DIMENSION) for n in range(20)])
+    ballast.write_bytes(b"x" * 500_000)
+    store = FAISSDocumentStore(path=folder)
+    count = 20 + fill(store)
+    content = content_of(store)
+    assert len(content) == count
+    assert_usable_and_unchanged(store, content)
+    with ballast.with_name("rest").open("wb", buffering=0) as rest, suppress(OSError):
+        while True:
+            rest.write(b"x" * 512)
+    assert_usable_and_unchanged(store, content)
+    with pytest.raises(DocumentStoreError, match="cannot be saved"):
+        store.close()
+    for file in (ballast, ballast.with_name("rest")):
+        file.unlink()
+    with FAISSDocumentStore(path=folder) as store:
+        assert content_of(store) == content
+        store.write_documents([Document(id="after", embedding=[0.5] * DIMENSION)])
+        assert_search_equals_brute_force_with_ties(store, content_of(store))
+
+
+def assert_search_equals_brute_force_with_ties(store: FAISSDocumentStore, content: Content) -> None:
+    query = np.ones(DIMENSION, dtype=np.float32)
+    found = [document.score for document in store.embedding_retrieval(query, top_k=10_000)]
+    assert found == sorted((sum(vector) for vector in content.values()), reverse=True)
+
+
+def write_with_limited_files(connection: Connection, path: Path) -> None:
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
     store = FAISSDocumentStore(path=path)
-    before = content_of(store)
-    with pytest.raises(DocumentStoreError, match=r"documents\.sqlite cannot be used: database is locked"):
-        store.write_documents([Document(id="new")])
-    blocker.execute("ROLLBACK")
-    blocker.close()
-    assert content_of(store) == before
-    store.close()
+    before = len(content_of(store))
+    count = before + fill(store)
+    content = content_of(store)
+    assert len(content) == count
+    assert_usable_and_unchanged(store, content)
+    connection.send(list(content))
 
 
-if __name__ == "__main__":
-    if sys.argv[1] == "write":
-        write_for_ever(sys.argv[2], int(sys.argv[3]))
-    else:
-        change(sys.argv[2])
+def test_a_file_that_cannot_grow_leaves_the_store_usable_and_unchanged(path: Path) -> None:
+    writer, connection = start(write_with_limited_files, path)
+    ids = connection.recv()
+    writer.join()
+    with FAISSDocumentStore(path=path) as store:
+        assert list(content_of(store)) == ids
+        store.write_documents([Document(id="after", embedding=[0.5] * DIMENSION)])
+        assert len(store.embedding_retrieval([1.0] * DIMENSION, top_k=10_000)) == len(ids) + 1

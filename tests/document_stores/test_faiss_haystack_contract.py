@@ -39,7 +39,8 @@ from rocketqa_haystack.document_stores.faiss import FAISSDocumentStore
 class StoreFixture:
     @pytest.fixture(params=["memory", "folder"])
     def document_store(self, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[FAISSDocumentStore]:
-        with FAISSDocumentStore(path=tmp_path / "store" if request.param == "folder" else None) as store:
+        path = tmp_path / "store" if request.param == "folder" else None
+        with FAISSDocumentStore(path=path, return_embedding=True) as store:
             yield store
 
     @staticmethod

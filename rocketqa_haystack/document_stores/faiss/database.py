@@ -3,10 +3,12 @@
 import json
 import sqlite3
 import uuid
+import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -15,33 +17,45 @@ from haystack.document_stores.errors import DocumentStoreError, DuplicateDocumen
 from haystack.document_stores.types import DuplicatePolicy
 
 from rocketqa_haystack.document_stores.faiss.filters import Condition
-from rocketqa_haystack.document_stores.faiss.records import COLUMNS, encode_meta, from_row, to_row
+from rocketqa_haystack.document_stores.faiss.records import COLUMNS, checksum, encode_meta, from_row, to_row
+from rocketqa_haystack.document_stores.faiss.snapshot import INDEX_FILE, TAG_FILE
 from rocketqa_haystack.document_stores.faiss.vectors import STORED
 
 APPLICATION_ID = 0x52514853  # "RQHS" in SQLite's file header tells our files from others
-SCHEMA_VERSION = 1
-LOCK_TIMEOUT = 30.0  # seconds a writer waits for another process's transaction
+SCHEMA_VERSION = 2
+LOCK_TIMEOUT = 30.0  # seconds a writer waits for another's transaction
 CHUNK = 10_000  # vectors read at once for the index
+CHECKPOINT = 256 * 2**20  # bytes from which on the write-ahead log is emptied, if readers leave a gap for it
 
 # A document's number is its place in the order of writing. AUTOINCREMENT never gives a number twice, not even that of a
 # deleted document, and overwriting a document gives it a new one: a number stands for one vector for ever.
 # `removed` tells indexes which vectors went in which generation, as far back as state.history.
+# `sessions` are the connections that wrote and their first generations: a number that comes twice, before and after the
+# file was restored from a backup, does not stand for one generation.
+# Checksums, which SQLite does not have, tell damaged rows from whole ones.
 _SCHEMA = (
     "CREATE TABLE state (store TEXT NOT NULL, generation INTEGER NOT NULL, history INTEGER NOT NULL, "
-    "dimension INTEGER)",
+    "dimension INTEGER, factory TEXT NOT NULL, documents INTEGER NOT NULL, vectors INTEGER NOT NULL)",
     "CREATE TABLE documents (number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, content TEXT, "
-    "meta TEXT NOT NULL, score REAL, blob BLOB, blob_info TEXT, sparse_embedding TEXT)",
-    "CREATE TABLE vectors (number INTEGER PRIMARY KEY, vector BLOB NOT NULL)",
+    "meta TEXT NOT NULL, score REAL, blob BLOB, blob_info TEXT, sparse_embedding TEXT, checksum INTEGER NOT NULL)",
+    "CREATE TABLE vectors (number INTEGER PRIMARY KEY, vector BLOB NOT NULL, checksum INTEGER NOT NULL)",
+    "CREATE TABLE sessions (number INTEGER PRIMARY KEY, session TEXT NOT NULL UNIQUE, generation INTEGER)",
     "CREATE TABLE removed (generation INTEGER, number INTEGER, PRIMARY KEY (generation, number)) WITHOUT ROWID",
+    f"PRAGMA application_id = {APPLICATION_ID}",
     "CREATE TRIGGER remove_vector AFTER DELETE ON documents BEGIN "
+    "UPDATE state SET documents = documents - 1; "
     "INSERT INTO removed SELECT generation, number FROM state, vectors WHERE number = old.number; "
     "DELETE FROM vectors WHERE number = old.number; "
     "END",
-    f"PRAGMA application_id = {APPLICATION_ID}",
+    "CREATE TRIGGER count_document AFTER INSERT ON documents BEGIN UPDATE state SET documents = documents + 1; END",
+    "CREATE TRIGGER count_vector AFTER INSERT ON vectors BEGIN UPDATE state SET vectors = vectors + 1; END",
+    "CREATE TRIGGER discount_vector AFTER DELETE ON vectors BEGIN UPDATE state SET vectors = vectors - 1; END",
     f"PRAGMA user_version = {SCHEMA_VERSION}",
 )
-
-_INSERT = f"INTO documents ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))})"
+_INSERT = f"INTO documents (number, {', '.join(COLUMNS)}, checksum) VALUES (?, {', '.join('?' * len(COLUMNS))}, ?)"
+_ROW = ", ".join(f"documents.{column}" for column in ("number", *COLUMNS, "checksum"))
+_VECTOR = "vectors.vector, vectors.checksum FROM documents LEFT JOIN vectors USING (number)"
+_NO_VECTOR = "NULL, NULL FROM documents"
 
 
 @dataclass(frozen=True)
@@ -50,15 +64,23 @@ class State:
     Where the database stands.
 
     :param store: The identity of this store, which no other store has.
+    :param session: The last that wrote; empty before the first.
     :param generation: Grows with every transaction that writes.
     :param history: The generation from which on removed vectors are known.
     :param dimension: Numbers in a vector; None before the first.
+    :param factory: The type of FAISS index that the folder was made for or that was last saved there.
+    :param documents: How many documents there are.
+    :param vectors: How many of them have a vector.
     """
 
     store: str
+    session: str
     generation: int
     history: int
     dimension: int | None
+    factory: str
+    documents: int
+    vectors: int
 
 
 class Database:
@@ -66,20 +88,26 @@ class Database:
     One connection to a database, for one thread at a time; every call stands inside a `transaction`.
 
     :param file: The SQLite file, created where there is none; None for a database in memory.
+    :param factory: The type of FAISS index that a new database is for.
     :raises DocumentStoreError: If the file is no SQLite database, not ours, or written by a newer version.
     """
 
-    def __init__(self, file: Path | None) -> None:
+    def __init__(self, file: Path | None, factory: str) -> None:
         self._name = "The document store in memory" if file is None else str(file)
-        self._connection = sqlite3.connect(
-            ":memory:" if file is None else file, timeout=LOCK_TIMEOUT, isolation_level=None, check_same_thread=False
-        )
-        try:
-            with self._readable_errors():
-                self._prepare()
-        except BaseException:
-            self._connection.close()
-            raise
+        self._file = file
+        self._session = uuid.uuid4().hex
+        with self._readable_errors():
+            self._connection = sqlite3.connect(
+                ":memory:" if file is None else file,
+                timeout=LOCK_TIMEOUT,
+                isolation_level=None,
+                check_same_thread=False,
+            )
+            try:
+                self._prepare(factory)
+            except BaseException:
+                self._connection.close()
+                raise
 
     def close(self) -> None:
         """
@@ -104,45 +132,72 @@ class Database:
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
                 raise
+        if write:
+            self._empty_long_log()
 
     def state(self) -> State:
         """
         Return where the database stands.
         """
-        return State(*self._connection.execute("SELECT store, generation, history, dimension FROM state").fetchone())
+        sql = (
+            "SELECT store, coalesce((SELECT session FROM sessions ORDER BY number DESC LIMIT 1), ''), generation, "
+            "history, dimension, factory, documents, vectors FROM state"
+        )
+        return State(*self._connection.execute(sql).fetchone())
 
-    def count(self, condition: Condition | None = None) -> int:
+    def count(self, condition: Condition | None) -> int:
         """
         Return the number of documents, or of those that match.
         """
-        return int(self._select("count(*)", condition)[0][0])
+        return int(self._select("count(*) FROM documents", condition)[0][0])
 
-    def documents(self, condition: Condition | None = None) -> list[Document]:
+    def documents(self, condition: Condition | None = None, *, with_vectors: bool) -> list[Document]:
         """
-        Return all documents, or those that match, with their embeddings, in the order of writing.
+        Return all documents, or those that match, in the order of writing.
         """
-        rows = self._select(f"{', '.join(COLUMNS)}, vector", condition, "LEFT JOIN vectors USING (number)")
-        return [from_row(*row) for row in rows]
+        rows = self._select(f"{_ROW}, {_VECTOR if with_vectors else _NO_VECTOR}", condition)
+        if condition is None:
+            state, vectors = self.state(), sum(row[-1] is not None for row in rows)
+            if len(rows) != state.documents or (with_vectors and vectors != state.vectors):
+                raise self.damage(
+                    f"it has {len(rows)} documents and {vectors} vectors, but should have {state.documents} and "
+                    f"{state.vectors}"
+                )
+        return [self._document(row) for row in rows]
+
+    def documents_with_ids(self, ids: Iterable[str], *, with_vectors: bool) -> list[Document]:
+        """
+        Return the documents with these ids, in the order of the ids; those that are not there are left out.
+        """
+        sql = f"SELECT {_ROW}, {_VECTOR if with_vectors else _NO_VECTOR} WHERE id = ?"
+        rows = (self._connection.execute(sql, (id_,)).fetchone() for id_ in ids)
+        return [self._document(row) for row in rows if row is not None]
 
     def numbers(self, condition: Condition) -> np.ndarray:
         """
-        Return the numbers of the documents that match as int64 `[n]`.
+        Return the numbers of the documents that match as int64 `[n]`, rising.
         """
-        return np.array(self._select("number", condition), dtype=np.int64).reshape(-1)
+        return _column(self._select("number FROM documents", condition))
 
-    def numbered_document(self, number: int, *, with_vector: bool) -> Document:
+    def scored_documents(self, hits: list[tuple[int, float]], *, with_vectors: bool) -> list[Document]:
         """
-        Return the document of this number.
+        Return the documents with these numbers, with these scores, in this order.
         """
-        vector = "(SELECT vector FROM vectors WHERE vectors.number = documents.number)" if with_vector else "NULL"
-        sql = f"SELECT {', '.join(COLUMNS)}, {vector} FROM documents WHERE number = ?"
-        return from_row(*self._connection.execute(sql, (number,)).fetchone())
+        sql = (
+            f"SELECT {_ROW}, {_VECTOR if with_vectors else _NO_VECTOR} "
+            "WHERE documents.number IN (SELECT value FROM json_each(?))"
+        )
+        numbers = json.dumps([number for number, _ in hits])
+        rows = {row[0]: row for row in self._connection.execute(sql, (numbers,))}
+        if missing := [number for number, _ in hits if number not in rows]:
+            raise self.damage(f"document number {missing[0]} is missing")
+        return [self._document(rows[number], score) for number, score in hits]
 
-    def metas(self, condition: Condition | None = None) -> list[str]:
+    def metas(self, condition: Condition | None = None) -> list[dict[str, Any]]:
         """
-        Return the metadata, as JSON, of all documents or of those that match, in the order of writing.
+        Return the metadata of all documents, or of those that match, in the order of writing.
         """
-        return [meta for (meta,) in self._select("meta", condition)]
+        return [self._decoded(meta) for (meta,) in self._select("meta FROM documents", condition)]
 
     def write(self, pairs: Iterable[tuple[Document, np.ndarray | None]], policy: DuplicatePolicy) -> int:
         """
@@ -153,17 +208,17 @@ class Database:
         :raises ValueError: If a vector has another dimension than those before it.
         """
         self._advance()
-        dimension, written = self.state().dimension, 0
+        dimension, written, number = self.state().dimension, 0, self._next_number()
         for document, vector in pairs:
-            row = to_row(document)
+            row = (number, *to_row(document))
             if policy is DuplicatePolicy.OVERWRITE:
                 self._connection.execute("DELETE FROM documents WHERE id = ?", (document.id,))
-            cursor = self._connection.execute(f"INSERT OR IGNORE {_INSERT}", row)
+            cursor = self._connection.execute(f"INSERT OR IGNORE {_INSERT}", (*row, checksum(row)))
             if cursor.rowcount == 0:
                 if policy is DuplicatePolicy.SKIP:
                     continue
                 raise DuplicateDocumentError(f"ID '{document.id}' already exists.")
-            written += 1
+            written, number = written + 1, number + 1
             if vector is None:
                 continue
             if dimension is None:
@@ -174,7 +229,10 @@ class Database:
                     f"The embedding of document {document.id!r} has {len(vector)} dimensions, but the embeddings in "
                     f"this store have {dimension}."
                 )
-            self._connection.execute("INSERT INTO vectors VALUES (?, ?)", (cursor.lastrowid, vector.tobytes()))
+            stored = vector.tobytes()
+            self._connection.execute(
+                "INSERT INTO vectors VALUES (?, ?, ?)", (row[0], stored, _vector_checksum(row[0], stored))
+            )
         return written
 
     def delete(self, ids: Iterable[str]) -> None:
@@ -201,7 +259,7 @@ class Database:
         # Vectors first, so that the trigger finds nothing to note down: an index of before starts anew instead.
         self._connection.execute("DELETE FROM vectors")
         self._connection.execute("DELETE FROM documents")
-        self.forget_removed()
+        self.forget_removed(self.state().generation)
         if forget_dimension:
             self._connection.execute("UPDATE state SET dimension = NULL")
 
@@ -211,56 +269,104 @@ class Database:
         """
         self._advance()
         encode_meta(changes, "meta")
-        rows = self._select("number, meta", condition)
-        self._connection.executemany(
-            "UPDATE documents SET meta = ? WHERE number = ?",
-            ((encode_meta({**json.loads(meta), **changes}, "meta"), number) for number, meta in rows),
-        )
+        rows = self._select(f"{_ROW} FROM documents", condition)
+        for row in rows:
+            values = self._checked(row)
+            values["meta"] = encode_meta({**json.loads(values["meta"]), **changes}, "meta")
+            self._connection.execute(
+                "UPDATE documents SET meta = ?, checksum = ? WHERE number = ?",
+                (values["meta"], checksum(tuple(values.values())), values["number"]),
+            )
         return len(rows)
 
     def vectors_after(self, number: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """
         Yield the vectors of documents numbered above `number` in chunks: int64 numbers `[n]`, float32 `[n, dim]`.
         """
-        sql = "SELECT number, vector FROM vectors WHERE number > ? ORDER BY number LIMIT ?"
+        sql = "SELECT number, vector, checksum FROM vectors WHERE number > ? ORDER BY number LIMIT ?"
         while rows := self._connection.execute(sql, (number, CHUNK)).fetchall():
-            numbers, vectors = zip(*rows, strict=True)
-            number = numbers[-1]
-            yield (
-                np.array(numbers, dtype=np.int64),
-                np.frombuffer(b"".join(vectors), dtype=STORED).reshape(len(rows), -1),
-            )
+            yield self._vectors(rows)
+            number = rows[-1][0]
+
+    def vectors_of(self, numbers: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """
+        Yield the vectors of the documents with these numbers, which rise, in chunks as `vectors_after` does.
+        """
+        sql = (
+            "SELECT number, vector, checksum FROM vectors WHERE number IN (SELECT value FROM json_each(?)) "
+            "ORDER BY number"
+        )
+        for start in range(0, len(numbers), CHUNK):
+            chunk = numbers[start : start + CHUNK].tolist()
+            rows = self._connection.execute(sql, (json.dumps(chunk),)).fetchall()
+            if len(rows) != len(chunk):
+                raise self.damage(f"of {len(chunk)} vectors {len(chunk) - len(rows)} are missing")
+            yield self._vectors(rows)
+
+    def sample_vectors(self, count: int) -> np.ndarray:
+        """
+        Return `count` vectors chosen at random, always the same ones, or all if there are fewer, float32 `[n, dim]`.
+        """
+        numbers = _column(self._connection.execute("SELECT number FROM vectors ORDER BY number").fetchall())
+        if len(numbers) > count:
+            numbers = np.sort(np.random.default_rng(0).choice(numbers, count, replace=False))
+        return np.concatenate([vectors for _, vectors in self.vectors_of(numbers)])
 
     def removed_after(self, generation: int) -> np.ndarray:
         """
         Return the numbers of the vectors removed after `generation`, which `State.history` must reach, int64 `[n]`.
         """
         sql = "SELECT number FROM removed WHERE generation > ?"
-        return np.array(self._connection.execute(sql, (generation,)).fetchall(), dtype=np.int64).reshape(-1)
+        return _column(self._connection.execute(sql, (generation,)).fetchall())
+
+    def has_known(self, session: str, generation: int) -> bool:
+        """
+        Whether `session` was the last to have written at this generation.
+        """
+        sql = "SELECT session FROM sessions WHERE generation <= ? ORDER BY number DESC LIMIT 1"
+        return bool(self._connection.execute(sql, (generation,)).fetchone() == (session,))
+
+    def set_factory(self, factory: str) -> None:
+        """
+        Note down the type of FAISS index that the folder is for.
+        """
+        self._connection.execute("UPDATE state SET factory = ?", (factory,))
 
     def has_long_history(self) -> bool:
         """
         Whether more vectors are noted down as removed than documents are left.
         """
-        sql = "SELECT (SELECT count(*) FROM removed) > (SELECT count(*) FROM documents)"
+        sql = "SELECT (SELECT count(*) FROM removed) > documents FROM state"
         return bool(self._connection.execute(sql).fetchone()[0])
 
-    def forget_removed(self) -> None:
+    def forget_removed(self, until: int) -> None:
         """
-        Forget which vectors were removed: an index older than this generation has to be built anew.
+        Forget which vectors were removed up to generation `until`: an index older than it has to be built anew.
         """
-        self._connection.execute("DELETE FROM removed")
-        self._connection.execute("UPDATE state SET history = generation")
+        self._connection.execute("DELETE FROM removed WHERE generation <= ?", (until,))
+        self._connection.execute("UPDATE state SET history = max(history, ?)", (until,))
+
+    def damage(self, what: str) -> DocumentStoreError:
+        """
+        Return the error that says what is damaged.
+        """
+        return DocumentStoreError(f"{self._name} is damaged: {what}. Restore it from a backup.")
+
+    def _next_number(self) -> int:
+        row = self._connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'documents'").fetchone()
+        return 1 if row is None else int(row[0]) + 1
 
     def _advance(self) -> None:
         self._connection.execute("UPDATE state SET generation = generation + 1")
+        self._connection.execute(
+            "INSERT OR IGNORE INTO sessions (session, generation) SELECT ?, generation FROM state", (self._session,)
+        )
 
-    def _select(self, what: str, condition: Condition | None, join: str = "") -> list[tuple[Any, ...]]:
-        sql = f"SELECT {what} FROM documents {join}"
+    def _select(self, what: str, condition: Condition | None) -> list[tuple[Any, ...]]:
         if condition is None:
-            return self._connection.execute(f"{sql} ORDER BY documents.number").fetchall()
+            return self._connection.execute(f"SELECT {what} ORDER BY documents.number").fetchall()
         with self._filtering_by(condition):
-            sql = f"{sql} WHERE {condition.sql} ORDER BY documents.number"
+            sql = f"SELECT {what} WHERE {condition.sql} ORDER BY documents.number"
             return self._connection.execute(sql, condition.parameters).fetchall()
 
     @contextmanager
@@ -269,23 +375,80 @@ class Database:
         try:
             yield
         except (sqlite3.Error, MemoryError):
+            if isinstance(condition.error, json.JSONDecodeError):
+                raise self.damage(f"metadata is no JSON: {condition.error}") from condition.error
             if condition.error is not None:
                 raise condition.error from None
             raise
 
-    def _prepare(self) -> None:
+    def _checked(self, row: tuple[Any, ...]) -> dict[str, Any]:
+        """The values of a row by their columns, which are as they were written."""
+        values = row[: 1 + len(COLUMNS)]
+        if checksum(values) != row[len(values)]:
+            raise self.damage(f"document {values[1]!r} is not as it was written")
+        return dict(zip(("number", *COLUMNS), values, strict=True))
+
+    def _document(self, row: tuple[Any, ...], score: float | None = None) -> Document:
+        values = self._checked(row)
+        *_, vector, vector_checksum = row
+        number = values.pop("number")
+        if vector is not None and _vector_checksum(number, vector) != vector_checksum:
+            raise self.damage(f"the vector of document {values['id']!r} is not as it was written")
+        if score is not None:
+            values["score"] = score
+        return from_row(*(*values.values(), vector))
+
+    def _vectors(self, rows: list[tuple[int, bytes, int]]) -> tuple[np.ndarray, np.ndarray]:
+        for number, vector, expected in rows:
+            if _vector_checksum(number, vector) != expected:
+                raise self.damage(f"the vector of document number {number} is not as it was written")
+        stored = np.frombuffer(b"".join([vector for _, vector, _ in rows]), dtype=STORED)
+        return _column(rows), stored.reshape(len(rows), -1)
+
+    def _decoded(self, meta: str) -> dict[str, Any]:
+        try:
+            decoded: dict[str, Any] = json.loads(meta)
+            return decoded
+        except ValueError as error:
+            raise self.damage(f"metadata is no JSON: {error}") from error
+
+    def _empty_long_log(self) -> None:
+        # SQLite does so by itself as long as there are moments without a reader.
+        if self._file is None:
+            return
+        try:
+            if self._file.with_name(f"{self._file.name}-wal").stat().st_size > CHECKPOINT:
+                self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        except (OSError, sqlite3.Error):
+            pass  # what is committed is safe in the log too
+
+    def _prepare(self, factory: str) -> None:
+        self._refuse_lost()
         with self.transaction():  # its three questions must be about one state: another process may be making it
-            ours = self._is_ours()
-        if not ours:
+            is_ours = self._is_ours()
+        if not is_ours:
             self._connection.execute("PRAGMA journal_mode = WAL")
-            self._connection.execute("BEGIN IMMEDIATE")
-            if not self._is_ours():  # another process may have been faster
-                for statement in _SCHEMA:
-                    self._connection.execute(statement)
-                self._connection.execute("INSERT INTO state VALUES (?, 0, 0, NULL)", (uuid.uuid4().hex,))
-            self._connection.execute("COMMIT")
+            with self.transaction(write=True):
+                if not self._is_ours():  # another process may have been faster
+                    for statement in _SCHEMA:
+                        self._connection.execute(statement)
+                    self._connection.execute(
+                        "INSERT INTO state VALUES (?, 0, 0, NULL, ?, 0, 0)", (uuid.uuid4().hex, factory)
+                    )
         # A commit is on the disk when it returns, not only in the system's cache.
         self._connection.execute("PRAGMA synchronous = FULL")
+        self._connection.execute("PRAGMA cell_size_check = ON")
+
+    def _refuse_lost(self) -> None:
+        """An empty file would be made a new store: not where another stood, of which something is left."""
+        if self._file is None or (self._file.exists() and self._file.stat().st_size):
+            return
+        left = [self._file.with_name(name) for name in (f"{self._file.name}-wal", INDEX_FILE, TAG_FILE)]
+        if found := [file.name for file in left if file.exists() and file.stat().st_size]:
+            raise DocumentStoreError(
+                f"{self._name} is missing or empty, but {', '.join(found)} beside it belongs to it. Restore it from a "
+                "backup, or remove those files to begin a new store."
+            )
 
     def _is_ours(self) -> bool:
         """Whether the file is one of ours; False if it is new."""
@@ -293,10 +456,11 @@ class Database:
             self._connection.execute(sql).fetchone()[0]
             for sql in ("PRAGMA application_id", "PRAGMA user_version", "SELECT count(*) FROM sqlite_master")
         )
-        if application_id == APPLICATION_ID and version > SCHEMA_VERSION:
+        if application_id == APPLICATION_ID and version != SCHEMA_VERSION:
+            age, remedy = ("newer", "Update it") if version > SCHEMA_VERSION else ("older", "Index the corpus again")
             raise DocumentStoreError(
-                f"{self._name} has schema {version}, written by a newer rocketqa-haystack; this one reads "
-                f"{SCHEMA_VERSION}. Update rocketqa-haystack."
+                f"{self._name} has schema {version}, written by a rocketqa-haystack that is {age}; this one reads "
+                f"{SCHEMA_VERSION}. {remedy}."
             )
         if application_id != APPLICATION_ID and tables:
             raise DocumentStoreError(f"{self._name} is an SQLite database, but not of a FAISSDocumentStore.")
@@ -307,4 +471,75 @@ class Database:
         try:
             yield
         except sqlite3.Error as error:
+            if str(error) == "database is locked":
+                raise self.busy() from error
             raise DocumentStoreError(f"{self._name} cannot be used: {error}.") from error
+
+    def busy(self) -> DocumentStoreError:
+        """
+        Return the error that says that another writer does not end.
+        """
+        return DocumentStoreError(
+            f"{self._name} cannot be used: database is locked. Another writer has been at it for more than "
+            f"{LOCK_TIMEOUT:g} seconds; try again when it has finished."
+        )
+
+
+class Connections:
+    """
+    A database for any number of threads: each transaction has a connection of its own while it lasts.
+
+    A database in memory has one connection, which transactions take in turn.
+
+    :param file: As for `Database`.
+    :param factory: As for `Database`.
+    :raises DocumentStoreError: As `Database` does.
+    """
+
+    def __init__(self, file: Path | None, factory: str) -> None:
+        self._arguments = (file, factory)
+        self._idle = [Database(file, factory)]
+        self._turn = Lock() if file is None else nullcontext()
+        self._writer = Lock()
+        self._is_closed = False
+
+    @contextmanager
+    def transaction(self, *, write: bool = False) -> Iterator[Database]:
+        """
+        Lend a connection inside a transaction, see `Database.transaction`.
+        """
+        with self._turn:
+            try:
+                database = self._idle.pop()
+            except IndexError:
+                database = Database(*self._arguments)
+            try:
+                # Threads queue up here, because SQLite would make them look again and again.
+                if write and not self._writer.acquire(timeout=LOCK_TIMEOUT):
+                    raise database.busy()
+                try:
+                    with database.transaction(write=write):
+                        yield database
+                finally:
+                    if write:
+                        self._writer.release()
+            finally:
+                self._idle.append(database)
+                if self._is_closed:
+                    self.close()
+
+    def close(self) -> None:
+        """
+        Close all connections, those in use when their transactions end.
+        """
+        self._is_closed = True
+        while self._idle:
+            self._idle.pop().close()
+
+
+def _vector_checksum(number: int, vector: bytes) -> int:
+    return zlib.crc32(vector, number & 0xFFFFFFFF)
+
+
+def _column(rows: list[tuple[Any, ...]]) -> np.ndarray:
+    return np.array([row[0] for row in rows], dtype=np.int64)

@@ -5,26 +5,44 @@ import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from threading import RLock
+from threading import Lock
 from types import TracebackType
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from haystack import Document, default_from_dict, default_to_dict
 from haystack.document_stores.errors import DocumentStoreError
 from haystack.document_stores.types import DuplicatePolicy
 
-from rocketqa_haystack.document_stores.faiss.database import Database
+from rocketqa_haystack.document_stores.faiss.database import Connections, Database, State
 from rocketqa_haystack.document_stores.faiss.filters import Condition
-from rocketqa_haystack.document_stores.faiss.index import Similarity, VectorIndex
+from rocketqa_haystack.document_stores.faiss.index import VectorIndex
+from rocketqa_haystack.document_stores.faiss.index_types import (
+    EXACT,
+    Similarity,
+    check_search_parameters,
+    import_faiss,
+    make_index,
+)
+from rocketqa_haystack.document_stores.faiss.read_write_lock import ReadWriteLock
 from rocketqa_haystack.document_stores.faiss.vectors import as_vector
 
 DATABASE_FILE = "documents.sqlite"
 
 # What InMemoryDocumentStore divides an inner product by before it squashes it.
 _SCORE_SCALE = 100
+
+
+@dataclass
+class _Opened:
+    """What an open store works with; searches hold `lock` for reading, changes of `index` for writing."""
+
+    connections: Connections
+    index: VectorIndex
+    lock: ReadWriteLock
+    has_written: bool = False
 
 
 class FAISSDocumentStore:
@@ -34,10 +52,12 @@ class FAISSDocumentStore:
     SQLite is the truth: what a method has written is on the disk when it returns, the whole of it or nothing. The FAISS
     index is derived from it: brought up to date before every search, with what other processes wrote too, and saved
     beside it when the store is closed, so that the next opening need not build it. A folder is for one writer at a time
-    (another one waits) and any number of readers. An instance may be used by several threads.
+    (another one waits) and any number of readers, in one process or several. Threads search side by side.
 
-    The search is exact. Filters are applied before it, not after: a filtered search returns the true top k of the
-    documents that match. Documents without an embedding are kept and filtered like all others, but not searched.
+    The search is exact unless another type of index is chosen. Filters are applied before it, not after: a filtered
+    search returns the best of the documents that match. Where at most 10,000 match, it is exact whatever the type of
+    index; where more do, an approximate index looks at as many times more candidates as the filter leaves out.
+    Documents without an embedding are kept and filtered like all others, but not searched.
 
     Metadata must be JSON (None, booleans, finite numbers, strings, and lists and dictionaries of these): anything that
     would come back different is refused. Embeddings are kept as float32. The folder is opened at first use and opened
@@ -63,24 +83,51 @@ class FAISSDocumentStore:
     ```
     """
 
-    def __init__(self, *, path: str | Path | None = None, similarity: Similarity = "inner_product") -> None:
+    def __init__(
+        self,
+        *,
+        path: str | Path | None = None,
+        similarity: Similarity = "inner_product",
+        index: str | None = None,
+        search_parameters: dict[str, Any] | None = None,
+        return_embedding: bool = False,
+        gpu: bool = False,
+    ) -> None:
         """
         Create the store; nothing is read or written before its first use.
 
         :param path: The folder, made where there is none; None keeps everything in memory.
-        :param similarity: How embeddings are compared: by `inner_product`, or by `cosine`, the inner product of
-            embeddings scaled to length 1. It can be another one each time a folder is opened.
-        :raises ValueError: If `path` is a file or `similarity` is something else.
+        :param similarity: How embeddings are compared: by `inner_product`; by `cosine`, the inner product of
+            embeddings scaled to length 1; or by `l2`, whose score is the Euclidean distance, negated so that more is
+            better. It can be another one each time a folder is opened.
+        :param index: The type of index, as a FAISS factory string: `Flat` (exact), `HNSW32`, `IVF1024,Flat`,
+            `IVF4096,PQ48`, `SQfp16`, `OPQ16,IVF1024,PQ16` and so on, see
+            https://github.com/facebookresearch/faiss/wiki/The-index-factory. One that has to be trained is trained on
+            the stored embeddings as soon as there are 39 for each of its centroids; before that the search is exact.
+            None takes the type that the folder's index was last saved as, and `Flat` for a new folder.
+        :param search_parameters: How thoroughly an approximate index is searched, by FAISS's names: `nprobe` and
+            `max_codes` (IVF), `efSearch` (HNSW), `quantizer_efSearch` (IVF..._HNSW...), `k_factor` (..., RFlat).
+            FAISS's own defaults are quick and rough (`nprobe` 1, `efSearch` 16).
+        :param return_embedding: Whether documents come back with their embeddings where a method is not told.
+        :param gpu: Whether to search on the first GPU; needs the extra `gpu`. Filtered searches, and all searches as
+            long as the index holds deleted documents, stay on the CPU.
+        :raises ValueError: If `path` is a file, or `similarity` or a search parameter is something else.
         """
-        if similarity not in ("inner_product", "cosine"):
-            raise ValueError(f"similarity must be 'inner_product' or 'cosine', but got {similarity!r}")
+        if similarity not in get_args(Similarity):
+            raise ValueError(f"similarity must be one of {', '.join(get_args(Similarity))}, but got {similarity!r}")
         if path is not None and Path(path).is_file():
             raise ValueError(f"path must be a folder, but {str(path)!r} is a file")
+        if index is not None and not (isinstance(index, str) and index):
+            raise ValueError(f"index must be a FAISS factory string such as 'HNSW32', but got {index!r}")
+        check_search_parameters(search_parameters or {})
         self.path = None if path is None else str(path)
         self.similarity = similarity
-        self._lock = RLock()
-        self._opened: tuple[Database, VectorIndex] | None = None
-        self._has_written = False
+        self.index = index
+        self.search_parameters = search_parameters
+        self.return_embedding = return_embedding
+        self.gpu = gpu
+        self._opening = Lock()
+        self._opened: _Opened | None = None
 
     def __enter__(self) -> "FAISSDocumentStore":
         return self
@@ -96,7 +143,15 @@ class FAISSDocumentStore:
 
         :returns: The dictionary.
         """
-        return default_to_dict(self, path=self.path, similarity=self.similarity)
+        return default_to_dict(
+            self,
+            path=self.path,
+            similarity=self.similarity,
+            index=self.index,
+            search_parameters=self.search_parameters,
+            return_embedding=self.return_embedding,
+            gpu=self.gpu,
+        )
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> "FAISSDocumentStore":
@@ -115,35 +170,53 @@ class FAISSDocumentStore:
         :raises DocumentStoreError: If the index cannot be saved; the folder is let go of all the same, and the next
             opening builds the index.
         """
-        with self._lock:
-            if self._opened is None:
-                return
-            database, index = self._opened
-            try:
-                if self._has_written or not index.is_saved:
-                    self.save_index()
-            finally:
-                database.close()
-                self._opened, self._has_written = None, False
+        with self._opening:
+            opened, self._opened = self._opened, None
+        if opened is None:
+            return
+        try:
+            if opened.has_written or not opened.index.is_saved:
+                self._save(opened)
+        finally:
+            opened.connections.close()
 
     def save_index(self) -> None:
         """
         Save the FAISS index if it changed, so that the next opening of the folder need not build it.
 
-        It is saved whole or not at all, and no document depends on it. A store in memory has nothing to save.
+        It is saved whole or not at all, and no document depends on it. Searches and writers go on meanwhile. A store in
+        memory has nothing to save.
 
         :raises DocumentStoreError: If it cannot be written.
         """
-        if self.path is None:
-            return
-        with self._transaction(write=True) as (database, index):
-            index.refresh(database)
-            try:
-                index.save(database)
-            except OSError as error:
-                raise DocumentStoreError(f"The FAISS index of {self.path} cannot be saved: {error}") from error
-            if database.has_long_history():
-                database.forget_removed()
+        self._save(self._open())
+
+    def rebuild(self, index: str | None = None) -> None:
+        """
+        Build the FAISS index anew, as another type if wanted, and save it.
+
+        Searches and writers go on meanwhile; it takes the memory of both indexes. An index that is trained is trained
+        on what the store holds now, which pays off when it has grown by much since. The folder remembers the type:
+        other processes that were not given another one by `index` take it over at their next search.
+
+        :param index: The new type, see the class; None for the one that it has.
+        :raises ValueError: If FAISS cannot make such an index for the embeddings here.
+        :raises DocumentStoreError: If it cannot be saved.
+        """
+        opened = self._open()
+        with opened.connections.transaction() as database:
+            state = database.state()
+            state = replace(state, factory=index or self.index or state.factory)
+            if state.dimension is not None:
+                make_index(state.factory, state.dimension, self.similarity)
+            rebuilt = self._new_index(self.index and state.factory)
+            rebuilt.refresh(database, state, anew=True)
+        # Saved first: other processes that take over the new type find it built.
+        self._save_as(rebuilt, state)
+        with opened.lock.writing(), opened.connections.transaction(write=True) as database:
+            database.set_factory(state.factory)
+            opened.index = rebuilt
+            self.index = self.index and state.factory
 
     def count_documents(self) -> int:
         """
@@ -151,21 +224,36 @@ class FAISSDocumentStore:
 
         :returns: Their number.
         """
-        with self._transaction() as (database, _):
-            return database.count()
+        with self._transaction() as database:
+            return database.state().documents
 
-    def filter_documents(self, filters: dict[str, Any] | None = None) -> list[Document]:
+    def filter_documents(
+        self, filters: dict[str, Any] | None = None, return_embedding: bool | None = None
+    ) -> list[Document]:
         """
-        Return the documents that match, with their embeddings, in the order of writing.
+        Return the documents that match, in the order of writing.
 
         :param filters: Filters, see https://docs.haystack.deepset.ai/docs/metadata-filtering; None or `{}` for all
             documents.
+        :param return_embedding: Whether they come with their embeddings; None for what the store was made with.
         :returns: The documents.
         :raises FilterError: If the filters are malformed, or compare what cannot be compared.
         """
         condition = _condition(filters)
-        with self._transaction() as (database, _):
-            return database.documents(condition)
+        with self._transaction() as database:
+            return database.documents(condition, with_vectors=self._returns_embedding(return_embedding))
+
+    def get_documents_by_id(self, document_ids: list[str], return_embedding: bool | None = None) -> list[Document]:
+        """
+        Return the documents with these ids.
+
+        :param document_ids: The ids; those that are not there are passed over.
+        :param return_embedding: Whether they come with their embeddings; None for what the store was made with.
+        :returns: The documents, in the order of the ids.
+        """
+        with self._transaction() as database:
+            with_vectors = self._returns_embedding(return_embedding)
+            return database.documents_with_ids(document_ids, with_vectors=with_vectors)
 
     def write_documents(self, documents: list[Document], policy: DuplicatePolicy = DuplicatePolicy.NONE) -> int:
         """
@@ -208,7 +296,7 @@ class FAISSDocumentStore:
 
         :param document_ids: Their ids; those that are not there are passed over.
         """
-        with self._transaction(write=True) as (database, _):
+        with self._transaction(write=True) as database:
             database.delete(document_ids)
 
     def delete_all_documents(self, recreate_index: bool = False) -> None:
@@ -217,7 +305,7 @@ class FAISSDocumentStore:
 
         :param recreate_index: Whether to forget the dimension of the embeddings too, so that new ones may have another.
         """
-        with self._transaction(write=True) as (database, _):
+        with self._transaction(write=True) as database:
             database.delete_all(forget_dimension=recreate_index)
 
     def delete_by_filter(self, filters: dict[str, Any]) -> int:
@@ -229,7 +317,7 @@ class FAISSDocumentStore:
         :raises FilterError: If the filters are malformed, or compare what cannot be compared.
         """
         condition = Condition(filters)
-        with self._transaction(write=True) as (database, _):
+        with self._transaction(write=True) as database:
             return database.delete_matching(condition)
 
     def update_by_filter(self, filters: dict[str, Any], meta: dict[str, Any]) -> int:
@@ -243,7 +331,7 @@ class FAISSDocumentStore:
         :raises ValueError: If `meta` holds what metadata cannot hold (see the class).
         """
         condition = Condition(filters)
-        with self._transaction(write=True) as (database, _):
+        with self._transaction(write=True) as database:
             return database.update_meta(condition, meta)
 
     def count_documents_by_filter(self, filters: dict[str, Any]) -> int:
@@ -255,7 +343,7 @@ class FAISSDocumentStore:
         :raises FilterError: If the filters are malformed, or compare what cannot be compared.
         """
         condition = _condition(filters)
-        with self._transaction() as (database, _):
+        with self._transaction() as database:
             return database.count(condition)
 
     def count_unique_metadata_by_filter(self, filters: dict[str, Any], metadata_fields: list[str]) -> dict[str, int]:
@@ -331,7 +419,8 @@ class FAISSDocumentStore:
         filters: dict[str, Any] | None = None,
         top_k: int = 10,
         scale_score: bool = False,
-        return_embedding: bool = False,
+        return_embedding: bool | None = None,
+        search_parameters: dict[str, Any] | None = None,
     ) -> list[Document]:
         """
         Return the documents whose embeddings are most similar to a query's.
@@ -340,32 +429,48 @@ class FAISSDocumentStore:
         :param filters: Search only documents that match, as in `filter_documents`.
         :param top_k: How many documents to return at most; greater than 0.
         :param scale_score: Whether to bring the scores between 0 and 1, as InMemoryDocumentStore does: the logistic
-            function of a hundredth of the inner product, or (cosine + 1) / 2.
-        :param return_embedding: Whether documents come back with their embeddings.
+            function of a hundredth of the inner product, or (cosine + 1) / 2; of an L2 distance 1 / (1 + distance).
+        :param return_embedding: Whether documents come with their embeddings; None for what the store was made with.
+        :param search_parameters: As for the class, in place of those given there.
         :returns: The documents with their scores, best first; of equal scores, the one written first comes first.
-        :raises ValueError: If `top_k` is not greater than 0, or the query's embedding has another dimension than the
-            documents' or holds NaN or infinity.
+        :raises ValueError: If `top_k` is not greater than 0, the query's embedding has another dimension than the
+            documents' or holds NaN or infinity, or there is no such search parameter.
         :raises FilterError: If the filters are malformed, or compare what cannot be compared.
         :raises DocumentStoreError: If there are documents, but none with an embedding.
         """
-        if top_k <= 0:
-            raise ValueError(f"top_k must be greater than 0, but got {top_k}")
-        query, condition = as_vector(query_embedding, "the query"), _condition(filters)
-        with self._transaction() as (database, index):
-            index.refresh(database)
-            if not len(index) and database.count():
-                raise DocumentStoreError(
-                    f"There are {database.count()} documents, but no document has an embedding: embed them with a "
-                    "DocumentEmbedder before writing them."
-                )
-            among = None if condition is None else database.numbers(condition)
-            return [
-                replace(
-                    database.numbered_document(number, with_vector=return_embedding),
-                    score=self._scaled(score) if scale_score else score,
-                )
-                for number, score in index.search(query, top_k, among)
-            ]
+        query = as_vector(query_embedding, "the query")[np.newaxis]
+        return self._search(query, filters, top_k, scale_score, return_embedding, search_parameters)[0]
+
+    def embedding_retrieval_batch(
+        self,
+        query_embeddings: Sequence[Sequence[float]] | np.ndarray,
+        *,
+        filters: dict[str, Any] | None = None,
+        top_k: int = 10,
+        scale_score: bool = False,
+        return_embedding: bool | None = None,
+        search_parameters: dict[str, Any] | None = None,
+    ) -> list[list[Document]]:
+        """
+        Search for many queries at once: faster than one after another, all CPU cores working, and over one state.
+
+        :param query_embeddings: The queries' embeddings, `[n, dim]`.
+        :param filters: As in `embedding_retrieval`, for all queries.
+        :param top_k: As in `embedding_retrieval`, for each query.
+        :param scale_score: As in `embedding_retrieval`.
+        :param return_embedding: As in `embedding_retrieval`.
+        :param search_parameters: As in `embedding_retrieval`.
+        :returns: For each query its documents, as `embedding_retrieval` returns them.
+        :raises ValueError: As `embedding_retrieval` does, and if the embeddings differ in dimension.
+        :raises FilterError: As `embedding_retrieval` does.
+        :raises DocumentStoreError: As `embedding_retrieval` does.
+        """
+        queries = [as_vector(each, f"query {number}") for number, each in enumerate(query_embeddings)]
+        if len({len(query) for query in queries}) > 1:
+            raise ValueError("The embeddings of the queries differ in dimension.")
+        if not queries:
+            return []
+        return self._search(np.stack(queries), filters, top_k, scale_score, return_embedding, search_parameters)
 
     async def count_documents_async(self) -> int:
         """
@@ -373,11 +478,21 @@ class FAISSDocumentStore:
         """
         return await asyncio.to_thread(self.count_documents)
 
-    async def filter_documents_async(self, filters: dict[str, Any] | None = None) -> list[Document]:
+    async def filter_documents_async(
+        self, filters: dict[str, Any] | None = None, return_embedding: bool | None = None
+    ) -> list[Document]:
         """
         `filter_documents` without blocking the event loop.
         """
-        return await asyncio.to_thread(self.filter_documents, filters)
+        return await asyncio.to_thread(self.filter_documents, filters, return_embedding)
+
+    async def get_documents_by_id_async(
+        self, document_ids: list[str], return_embedding: bool | None = None
+    ) -> list[Document]:
+        """
+        `get_documents_by_id` without blocking the event loop.
+        """
+        return await asyncio.to_thread(self.get_documents_by_id, document_ids, return_embedding)
 
     async def write_documents_async(
         self, documents: list[Document], policy: DuplicatePolicy = DuplicatePolicy.NONE
@@ -467,7 +582,8 @@ class FAISSDocumentStore:
         filters: dict[str, Any] | None = None,
         top_k: int = 10,
         scale_score: bool = False,
-        return_embedding: bool = False,
+        return_embedding: bool | None = None,
+        search_parameters: dict[str, Any] | None = None,
     ) -> list[Document]:
         """
         `embedding_retrieval` without blocking the event loop.
@@ -479,25 +595,94 @@ class FAISSDocumentStore:
             top_k=top_k,
             scale_score=scale_score,
             return_embedding=return_embedding,
+            search_parameters=search_parameters,
         )
 
-    @contextmanager
-    def _transaction(self, *, write: bool = False) -> Iterator[tuple[Database, VectorIndex]]:
-        # One thread at a time has the connection and the index, and sees one committed state of both throughout.
-        with self._lock:
-            if self._opened is None:
-                self._opened = self._open()
-            self._has_written |= write
-            with self._opened[0].transaction(write=write):
-                yield self._opened
+    async def embedding_retrieval_batch_async(
+        self,
+        query_embeddings: Sequence[Sequence[float]] | np.ndarray,
+        *,
+        filters: dict[str, Any] | None = None,
+        top_k: int = 10,
+        scale_score: bool = False,
+        return_embedding: bool | None = None,
+        search_parameters: dict[str, Any] | None = None,
+    ) -> list[list[Document]]:
+        """
+        `embedding_retrieval_batch` without blocking the event loop.
+        """
+        return await asyncio.to_thread(
+            self.embedding_retrieval_batch,
+            query_embeddings,
+            filters=filters,
+            top_k=top_k,
+            scale_score=scale_score,
+            return_embedding=return_embedding,
+            search_parameters=search_parameters,
+        )
 
-    def _open(self) -> tuple[Database, VectorIndex]:
+    def _open(self) -> _Opened:
+        with self._opening:
+            if self._opened is None:
+                import_faiss()  # before anything is made
+                file = None
+                if self.path is not None:
+                    Path(self.path).mkdir(parents=True, exist_ok=True)
+                    file = Path(self.path) / DATABASE_FILE
+                connections = Connections(file, self.index or EXACT)
+                try:
+                    with connections.transaction() as database:
+                        index = self._new_index(self.index, is_new=not database.state().vectors)
+                except BaseException:
+                    connections.close()
+                    raise
+                self._opened = _Opened(connections, index, ReadWriteLock())
+            return self._opened
+
+    def _new_index(self, factory: str | None, *, is_new: bool = True) -> VectorIndex:
+        folder = None if self.path is None else Path(self.path)
+        return VectorIndex(self.similarity, factory, folder, is_new=is_new, gpu=self.gpu)
+
+    @contextmanager
+    def _transaction(self, *, write: bool = False) -> Iterator[Database]:
+        opened = self._open()
+        opened.has_written |= write
+        with opened.connections.transaction(write=write) as database:
+            yield database
+
+    @contextmanager
+    def _in_step(self, opened: _Opened) -> Iterator[tuple[Database, VectorIndex, State]]:
+        """A transaction, and the index following the state that it sees."""
+        # Always the lock first and then the transaction, so that the state is never older than the index.
+        with opened.lock.reading(), opened.connections.transaction() as database:
+            state = database.state()
+            if opened.index.follows(state):
+                yield database, opened.index, state
+                return
+        with opened.lock.writing(), opened.connections.transaction() as database:
+            state = database.state()
+            opened.index.refresh(database, state)
+            yield database, opened.index, state
+
+    def _save(self, opened: _Opened) -> None:
         if self.path is None:
-            return Database(None), VectorIndex(self.similarity, None)
-        folder = Path(self.path)
-        index = VectorIndex(self.similarity, folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        return Database(folder / DATABASE_FILE), index
+            return
+        with self._in_step(opened):
+            pass  # so that below, most likely, only readers are needed, beside whom searches go on
+        with self._in_step(opened) as (database, index, state):
+            self._save_as(index, state)
+            forgets, factory = database.has_long_history(), self.index or state.factory
+        if forgets or factory != state.factory:
+            with opened.connections.transaction(write=True) as database:
+                database.set_factory(factory)
+                if forgets:
+                    database.forget_removed(state.generation)
+
+    def _save_as(self, index: VectorIndex, state: State) -> None:
+        try:
+            index.save(state)
+        except OSError as error:
+            raise DocumentStoreError(f"The FAISS index of {self.path} cannot be saved: {error}") from error
 
     def _write(
         self, pairs: Iterable[tuple[Document, Sequence[float] | np.ndarray | None]], policy: DuplicatePolicy
@@ -506,18 +691,53 @@ class FAISSDocumentStore:
             (document, None if vector is None else as_vector(vector, f"document {document.id!r}"))
             for document, vector in pairs
         )
-        with self._transaction(write=True) as (database, _):
-            return database.write(checked, policy)
+        with self._transaction(write=True) as database:
+            has_dimension = database.state().dimension is not None
+            written = database.write(checked, policy)
+            state = database.state()
+            if not has_dimension and state.dimension is not None:
+                make_index(self.index or state.factory, state.dimension, self.similarity)  # refuses what cannot be
+            return written
+
+    def _search(
+        self,
+        queries: np.ndarray,
+        filters: dict[str, Any] | None,
+        top_k: int,
+        scale_score: bool,
+        return_embedding: bool | None,
+        search_parameters: dict[str, Any] | None,
+    ) -> list[list[Document]]:
+        if top_k <= 0:
+            raise ValueError(f"top_k must be greater than 0, but got {top_k}")
+        check_search_parameters(search_parameters or {})
+        parameters = {**(self.search_parameters or {}), **(search_parameters or {})}
+        condition, with_vectors = _condition(filters), self._returns_embedding(return_embedding)
+        with self._in_step(self._open()) as (database, index, state):
+            if state.documents and not state.vectors:
+                raise DocumentStoreError(
+                    f"There are {state.documents} documents, but no document has an embedding: embed them with a "
+                    "DocumentEmbedder before writing them."
+                )
+            among = None if condition is None else database.numbers(condition)
+            found = index.search(database, queries, top_k, among, parameters)
+            if scale_score:
+                found = [[(number, self._scaled(score)) for number, score in hits] for hits in found]
+            return [database.scored_documents(hits, with_vectors=with_vectors) for hits in found]
 
     def _metas(self, filters: dict[str, Any] | None = None) -> list[dict[str, Any]]:
         condition = _condition(filters)
-        with self._transaction() as (database, _):
-            texts = database.metas(condition)
-        return [json.loads(text) for text in texts]
+        with self._transaction() as database:
+            return database.metas(condition)
+
+    def _returns_embedding(self, asked: bool | None) -> bool:
+        return self.return_embedding if asked is None else asked
 
     def _scaled(self, score: float) -> float:
         if self.similarity == "cosine":
             return (score + 1) / 2
+        if self.similarity == "l2":
+            return 1 / (1 - score)
         return (1 + math.tanh(score / _SCORE_SCALE / 2)) / 2  # the logistic function, without its overflow
 
 

@@ -3,8 +3,9 @@ Haystack's filter language as SQL conditions.
 
 Whether a comparison holds is decided by Haystack's own `document_matches_filter`, called from SQL for one comparison
 and one row, so that results cannot differ. SQL decides the logic around it and spares most calls: before Haystack is
-asked about an equality, SQLite compares the values itself, where its answer may be too generous but never too strict.
-Values, field names included, reach SQLite as bound parameters only.
+asked about an equality, SQLite compares the values itself, where its answer may be too generous but never too strict;
+which of two numbers is greater it decides alone unless they are nearly equal. Values, field names included, reach
+SQLite as bound parameters only.
 """
 
 import json
@@ -96,32 +97,49 @@ class Condition:
         return self._compile_match(filters)
 
     def _compile_match(self, comparison: dict[str, Any]) -> str:
-        number = len(self._comparisons)
-        first_look = self._compile_first_look(comparison["field"], comparison["operator"], comparison["value"])
+        number, operator = len(self._comparisons), comparison["operator"]
+        compile_first_look = self._compile_first_look if operator in ("==", "in") else self._compile_order
+        before, after = compile_first_look(comparison["field"], operator, comparison["value"])
         self.parameters.append(number)
         if _is_meta(comparison["field"]):
             self._comparisons.append((comparison, self._read_meta))
-            return f"{first_look}matches(?, documents.meta)"
+            return f"{before}matches(?, documents.meta){after}"
         self._comparisons.append((comparison, from_row))
-        return f"{first_look}matches(?, {_WHOLE_ROW})"
+        return f"{before}matches(?, {_WHOLE_ROW}){after}"
 
-    def _compile_first_look(self, field: str, operator: str, value: Any) -> str:
+    def _compile_first_look(self, field: str, operator: str, value: Any) -> tuple[str, str]:
         """SQLite's own comparison followed by AND, or nothing where it could miss a match."""
-        values = {"==": [value], "in": value}.get(operator)
-        if values is None or not all(_is_plain(each) for each in values):
-            return ""
+        values = [value] if operator == "==" else value
+        if not all(_is_plain(each) for each in values):
+            return "", ""
         if field in ("id", "content"):
             column = f"documents.{field}"
         elif (path := _json_path(field)) is not None:
             column = "json_extract(documents.meta, ?)"
             self.parameters.append(path)
         else:
-            return ""
+            return "", ""
         if operator == "==":
             self.parameters.append(value)
-            return f"{column} IS ? AND "
+            return f"{column} IS ? AND ", ""
         self.parameters.append(json.dumps(value))
-        return f"{column} IN (SELECT value FROM json_each(?)) AND "
+        return f"{column} IN (SELECT value FROM json_each(?)) AND ", ""
+
+    def _compile_order(self, field: str, operator: str, value: Any) -> tuple[str, str]:
+        """What goes around the call of Haystack so that SQLite decides by itself between two numbers, or nothing."""
+        path = _json_path(field)
+        is_number = type(value) is float or (type(value) is int and abs(value) < 2**53)
+        if path is None or not is_number or value != value:
+            return "", ""
+        column = "json_extract(documents.meta, ?)"
+        # SQLite may read a real with an error in the last place, which matters only where both are nearly equal.
+        self.parameters += [path, path, path, value, path, path, value, value, path, value]
+        return (
+            f"CASE WHEN {column} IS NULL THEN 0 "
+            f"WHEN typeof({column}) = 'integer' THEN {column} {operator} ? "
+            f"WHEN typeof({column}) = 'real' AND abs({column} - ?) > 1e-9 * abs(?) THEN {column} {operator} ? ELSE ",
+            " END",
+        )
 
     def _read_meta(self, meta: str) -> Document:
         # One Document serves all rows: making one takes longer than the rest of a comparison.

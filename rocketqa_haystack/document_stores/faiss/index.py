@@ -1,228 +1,317 @@
-"""
-The FAISS index, derived from the database, and its snapshot on disk.
+"""The FAISS index, derived from the database."""
 
-The snapshot is `index.faiss`, an ordinary FAISS file, and `index.json`, which says what the former holds. It only saves
-time: whatever is wrong with it, the index is built anew from the database.
-"""
-
-import json
-import os
-import zlib
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from haystack import logging
+from tqdm.auto import tqdm
 
 from rocketqa_haystack.document_stores.faiss.database import Database, State
+from rocketqa_haystack.document_stores.faiss.gpu import GPU, MOST_RESULTS
+from rocketqa_haystack.document_stores.faiss.index_types import (
+    ENOUGH_POINTS,
+    EXACT,
+    TRAINING_POINTS,
+    Similarity,
+    centroids,
+    import_faiss,
+    is_exact,
+    make_index,
+    search_parameters,
+    supports_selectors,
+)
+from rocketqa_haystack.document_stores.faiss.snapshot import Tag, read_snapshot, write_snapshot
 from rocketqa_haystack.document_stores.faiss.vectors import normalized
 
-Similarity = Literal["inner_product", "cosine"]
+# Up to so many documents that match, a filtered search of an approximate index compares all of them instead.
+FEW = 10_000
+# From so many vectors on, building an index takes long enough for a progress bar.
+MANY = 100_000
 
-INDEX_FILE = "index.faiss"
-TAG_FILE = "index.json"
+#: A document's number and its score.
+Hit = tuple[int, float]
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Tag:
-    """
-    What a snapshot holds.
-
-    :param store: The identity of the store it was made from.
-    :param generation: The generation of the database it holds.
-    :param dimension: Numbers in a vector.
-    :param similarity: How the vectors are compared.
-    :param count: Vectors in it.
-    :param checksum: CRC-32 of `index.faiss`.
-    """
-
-    store: str
-    generation: int
-    dimension: int
-    similarity: Similarity
-    count: int
-    checksum: int
-
-
 class VectorIndex:
     """
-    The vectors of a database, searchable; one thread at a time may use it.
+    The vectors of a database, searchable.
 
-    :param similarity: `inner_product`, or `cosine`: the inner product of vectors scaled to length 1.
+    `refresh` needs it alone; searches may run side by side between two of them.
+
+    :param similarity: `inner_product`, or `cosine`: the inner product of vectors scaled to length 1, or `l2`.
+    :param factory: FAISS's name of the index type; None for what the database says.
     :param folder: Where the snapshot is; None for an index without one.
-    :raises ImportError: If FAISS is not installed.
+    :param is_new: Whether there was nothing to make a snapshot of yet.
+    :param gpu: Whether to search on a GPU: without filters, and as long as no vector was removed.
+    :raises ImportError: If FAISS is not installed, or not for GPUs.
     """
 
-    def __init__(self, similarity: Similarity, folder: Path | None) -> None:
-        self._faiss = _import_faiss()
+    def __init__(
+        self,
+        similarity: Similarity,
+        factory: str | None,
+        folder: Path | None = None,
+        *,
+        is_new: bool = True,
+        gpu: bool = False,
+    ) -> None:
+        self._faiss = import_faiss()
         self._similarity = similarity
+        self._factory = factory
         self._folder = folder
-        self._index: Any = None  # a FAISS index, or None as long as there is no vector
-        self._generation: int | None = None  # of the database, as far as followed; None before the first look
-        self._last_number = 0  # of the vectors added so far
+        self._is_new = is_new
+        self._gpu = GPU() if gpu else None
+        self._wanted: str | None = None  # the index type followed
+        self._clear()
         #: Whether the snapshot holds all that the index does.
         self.is_saved = True
 
-    def __len__(self) -> int:
-        return 0 if self._index is None else self._index.ntotal
+    def _clear(self) -> None:
+        self._index: Any = None  # an IndexIDMap, or None as long as there is no vector
+        self._inner: Any = None  # what it maps: positions in it are 0, 1, 2 and so on
+        self._searched: Any = None  # the same, or its copy on a GPU
+        self._type = EXACT  # of the index: one that has to be trained is exact before
+        self._selects = True
+        # By position, in FAISS's own memory. They rise; that of a removed vector is negated and the vector never found,
+        # because few index types can let go of one.
+        self._numbers = np.empty(0, dtype=np.int64)
+        self._live = np.empty(0, dtype=bool)
+        self._count = self._removed = 0  # of live and of removed vectors
+        self._generation: int | None = None  # of the database, as far as followed
+        self.is_saved = False
 
-    def refresh(self, database: Database) -> None:
+    def follows(self, state: State) -> bool:
         """
-        Follow the database to where it stands: build, or replay what changed since the last time.
+        Whether the index holds what the database does in this state.
         """
-        state = database.state()
-        if self._generation == state.generation:
-            return
-        if self._generation is None:
-            self._load(state)
-        elif self._generation < state.history:
+        return self._generation == state.generation and self._wanted == (self._factory or state.factory)
+
+    def refresh(self, database: Database, state: State, *, anew: bool = False) -> None:
+        """
+        Follow the database to `state`, in which it is: build, or replay what changed since the last time.
+
+        :param anew: Whether to build even where there is a snapshot.
+        :raises ValueError: If FAISS cannot make an index of this type for the vectors' dimension.
+        :raises DocumentStoreError: If the database is damaged.
+        """
+        wanted = self._factory or state.factory
+        if self._generation is None or self._generation < state.history or self._wanted != wanted:
             self._clear()
-        # In this order: a vector that came and went since is in neither.
-        if len(self) and self._generation is not None:
+            if not anew:
+                self._restore(database, state, wanted)
+        self._wanted = wanted
+        if self._index is not None and self._generation is not None:
             self._remove(database.removed_after(self._generation))
-        for numbers, vectors in database.vectors_after(self._last_number):
-            self._add(numbers, vectors)
+        # Nothing is followed while the index is between two states.
+        self._generation = None
+        if state.dimension is not None:
+            due = self._due_type(wanted, state.dimension, state.vectors)
+            if self._index is None or self._type not in (wanted, due) or self._removed > state.vectors:
+                self._start(due, state.dimension, database)
+            self._add_new(database, state.vectors - self._count)
+            if self._count != state.vectors:
+                count = self._count
+                self._clear()
+                raise database.damage(f"it has {count} vectors, but should have {state.vectors}")
+            self._searched = self._inner if self._gpu is None else self._gpu.copy(self._inner)
         self._generation = state.generation
 
-    def search(self, query: np.ndarray, top_k: int, among: np.ndarray | None = None) -> list[tuple[int, float]]:
+    def search(
+        self,
+        database: Database,
+        queries: np.ndarray,
+        top_k: int,
+        among: np.ndarray | None = None,
+        parameters: dict[str, Any] | None = None,
+    ) -> list[list[Hit]]:
         """
-        Return the numbers and scores of the vectors most similar to `query`, best first.
+        Return the numbers and scores of the vectors most similar to each query, best first.
 
         Of equal scores the vector written first comes first.
 
-        :param query: A float32 vector `[dim]`.
+        :param database: The database, in the state that the index follows.
+        :param queries: Float32 vectors `[n, dim]`.
         :param top_k: How many at most, greater than 0.
-        :param among: The int64 numbers `[n]` to choose from; None for all. Numbers without a vector are passed over.
-        :raises ValueError: If the query has another dimension than the vectors.
+        :param among: The int64 numbers to choose from, rising; None for all. Numbers without a vector are passed over.
+        :param parameters: Search parameters by FAISS's names.
+        :raises ValueError: If the queries have another dimension than the vectors.
         """
-        if not len(self):
-            return []
-        if len(query) != self._index.d:
+        if not self._count:
+            return [[] for _ in queries]
+        if queries.shape[1] != self._index.d:
             raise ValueError(
-                f"The embedding of the query has {len(query)} dimensions, but the embeddings in this store have "
+                f"The embedding of the query has {queries.shape[1]} dimensions, but the embeddings in this store have "
                 f"{self._index.d}."
             )
-        parameters = None
-        if among is not None:
-            parameters = self._faiss.SearchParameters(sel=self._faiss.IDSelectorBatch(among))
-        # FAISS keeps any of the vectors that share the last score, so search on until none of them is left out. What
-        # is not there to be found has the number -1.
-        wanted = min(top_k + 1, len(self))
-        while True:
-            scores, numbers = self._index.search(self._comparable(query[np.newaxis]), wanted, params=parameters)
-            if wanted == len(self) or numbers[0, -1] < 0 or scores[0, -1] < scores[0, top_k - 1]:
-                break
-            wanted = min(2 * wanted, len(self))
-        found = [
-            (int(number), float(score)) for number, score in zip(numbers[0], scores[0], strict=True) if number >= 0
-        ]
-        return sorted(found, key=lambda pair: (-pair[1], pair[0]))[:top_k]
+        queries, parameters = self._comparable(queries), parameters or {}
+        if among is None:
+            return self._search_all(queries, top_k, parameters)
+        selected = self._positions_of(among)
+        count = int(np.count_nonzero(selected))
+        if is_exact(self._inner) or (count > FEW and self._selects):
+            hits = self._search_selected(queries, top_k, selected, parameters)
+            if all(len(each) >= min(top_k, count) for each in hits):
+                return hits
+        return self._search_one_by_one(database, queries, top_k, selected)
 
-    def save(self, database: Database) -> None:
+    def save(self, state: State) -> None:
         """
-        Write the snapshot if it is not what the index holds; inside a writing transaction, which keeps others out.
+        Write the snapshot if it is not what the index holds, which follows `state`.
 
-        :raises OSError: If it cannot be written; the snapshot of before then stays or counts as damaged.
+        :raises OSError: If it cannot be written; the snapshot of before then stays.
         """
         if self._folder is None or self._index is None or self.is_saved:
             return
-        state = database.state()
-        new_index, new_tag = self._folder / f"{INDEX_FILE}.new", self._folder / f"{TAG_FILE}.new"
-        try:
-            try:
-                self._faiss.write_index(self._index, str(new_index))
-            except RuntimeError as error:
-                raise OSError(f"{new_index} cannot be written: {error}") from error
-            tag = Tag(state.store, state.generation, self._index.d, self._similarity, len(self), _checksum(new_index))
-            new_tag.write_text(json.dumps(asdict(tag)) + "\n", encoding="utf-8")
-            for new in (new_index, new_tag):
-                _sync(new)
-            # If the process ends between the two, the checksum tells.
-            new_index.replace(self._folder / INDEX_FILE)
-            new_tag.replace(self._folder / TAG_FILE)
-        finally:
-            new_index.unlink(missing_ok=True)
-            new_tag.unlink(missing_ok=True)
+        write_snapshot(
+            self._folder,
+            self._index,
+            store=state.store,
+            session=state.session,
+            generation=state.generation,
+            similarity=self._similarity,
+            factory=self._type,
+        )
         self.is_saved = True
 
-    def _load(self, state: State) -> None:
-        if self._folder is None or state.dimension is None:
+    def _due_type(self, wanted: str, dimension: int, count: int) -> str:
+        return wanted if count >= ENOUGH_POINTS * centroids(wanted, dimension, self._similarity) else EXACT
+
+    def _restore(self, database: Database, state: State, wanted: str) -> None:
+        if self._folder is None or not state.vectors:
             return
-        if not (self._folder / TAG_FILE).exists():
-            logger.info("Building the FAISS index of {folder}: there is no snapshot.", folder=str(self._folder))
-            return
+
+        def check(tag: Tag) -> None:
+            if tag.store != state.store:
+                raise ValueError("its snapshot belongs to another store.")
+            due = self._due_type(wanted, tag.dimension, state.vectors)
+            expected = (state.dimension, self._similarity, wanted if tag.factory == wanted else due)
+            if (tag.dimension, tag.similarity, tag.factory) != expected:
+                raise ValueError(f"its snapshot is {tag.factory} for {tag.similarity} of {tag.dimension} dimensions.")
+            known = database.has_known(tag.session, tag.generation)
+            if not known or not state.history <= tag.generation <= state.generation:
+                raise ValueError(
+                    f"its snapshot holds generation {tag.generation}, which cannot be brought to {state.generation}."
+                )
+
         try:
-            tag = self._read_snapshot(self._folder, state)
-        except (OSError, ValueError, TypeError, RuntimeError) as error:
-            logger.warning(
+            snapshot = read_snapshot(self._folder, check)
+            if snapshot is None:
+                raise ValueError("there is no snapshot.")
+        except ValueError as error:
+            log = logger.info if self._is_new else logger.warning
+            log(
                 "Building the FAISS index of {folder} anew from the database: {error}",
                 folder=str(self._folder),
                 error=str(error),
             )
-            self._clear()
             return
-        self._generation = tag.generation
+        tag, index = snapshot
+        self._hold(index, tag.factory)
+        self._generation, self.is_saved = tag.generation, True
 
-    def _read_snapshot(self, folder: Path, state: State) -> Tag:
-        tag = Tag(**json.loads((folder / TAG_FILE).read_text(encoding="utf-8")))
-        if tag.store != state.store:
-            raise ValueError("its snapshot belongs to another store.")
-        if (tag.dimension, tag.similarity) != (state.dimension, self._similarity):
-            raise ValueError(f"its snapshot is for {tag.similarity} of {tag.dimension} dimensions.")
-        if not state.history <= tag.generation <= state.generation:
-            raise ValueError(
-                f"its snapshot holds generation {tag.generation}, which cannot be brought to {state.generation}."
-            )
-        if _checksum(folder / INDEX_FILE) != tag.checksum:
-            raise ValueError("its snapshot is damaged.")
-        index = self._faiss.read_index(str(folder / INDEX_FILE))
-        if (index.ntotal, index.d) != (tag.count, tag.dimension):
-            raise ValueError("its snapshot does not hold what it says.")
-        self._index = index
-        self._last_number = int(self._faiss.vector_to_array(index.id_map).max(initial=0))
-        return tag
+    def _hold(self, index: Any, factory: str) -> None:
+        self._index, self._inner, self._type = index, self._faiss.downcast_index(index.index), factory
+        self._selects = supports_selectors(self._inner)
+        self._count_numbers()
 
-    def _clear(self) -> None:
-        self._index, self._last_number, self.is_saved = None, 0, False
+    def _count_numbers(self) -> None:
+        numbers = self._index.id_map
+        if numbers.size():
+            self._numbers = self._faiss.rev_swig_ptr(numbers.data(), numbers.size())
+        self._live = self._numbers > 0
+        self._count = int(np.count_nonzero(self._live))
+        self._removed = len(self._live) - self._count
 
-    def _add(self, numbers: np.ndarray, vectors: np.ndarray) -> None:
-        if self._index is None:
-            self._index = self._faiss.IndexIDMap(self._faiss.IndexFlatIP(vectors.shape[1]))
-        self._index.add_with_ids(self._comparable(vectors), numbers)
-        self._last_number = int(numbers[-1])
-        self.is_saved = False
+    def _start(self, factory: str, dimension: int, database: Database) -> None:
+        """Begin an index without vectors, trained if it has to be."""
+        self._clear()
+        index = make_index(factory, dimension, self._similarity)
+        if not index.is_trained:
+            sample = database.sample_vectors(TRAINING_POINTS * centroids(factory, dimension, self._similarity))
+            index.train(self._comparable(sample))
+        self._hold(self._faiss.IndexIDMap(index), factory)
 
-    def _remove(self, numbers: np.ndarray) -> None:
-        if len(numbers):
-            self._index.remove_ids(numbers)
+    def _add_new(self, database: Database, missing: int) -> None:
+        last = abs(int(self._numbers[-1])) if len(self._numbers) else 0
+        is_long = True if missing < MANY else None  # tqdm then looks whether there is a terminal
+        with tqdm(total=missing, desc=f"Building {self._type}", unit="vector", disable=is_long) as progress:
+            for numbers, vectors in database.vectors_after(last):
+                self._index.add_with_ids(self._comparable(vectors), numbers)
+                progress.update(len(numbers))
+                self.is_saved = False
+        self._count_numbers()
+
+    def _remove(self, removed: np.ndarray) -> None:
+        positions = np.flatnonzero(self._positions_of(removed))
+        if len(positions):
+            self._numbers[positions] *= -1
+            self._count_numbers()
             self.is_saved = False
+
+    def _positions_of(self, numbers: np.ndarray) -> np.ndarray:
+        """Which positions have these numbers and are live, bool `[n]`."""
+        own, selected = np.abs(self._numbers), np.zeros(len(self._live), dtype=bool)
+        positions = np.searchsorted(own, numbers)
+        inside = positions < len(own)
+        positions, numbers = positions[inside], numbers[inside]
+        selected[positions[own[positions] == numbers]] = True
+        return selected & self._live
+
+    def _search_all(self, queries: np.ndarray, top_k: int, parameters: dict[str, Any]) -> list[list[Hit]]:
+        if self._removed and self._selects:
+            return self._search_selected(queries, top_k, self._live, parameters)
+        chosen = search_parameters(self._inner, parameters, None)
+        if not self._removed:
+            index = self._inner if top_k > MOST_RESULTS else self._searched
+            return self._hits(index, self._numbers, queries, top_k, chosen)
+        found = self._hits(self._inner, self._numbers, queries, top_k + self._removed, chosen)
+        return [[hit for hit in hits if hit[0] > 0][:top_k] for hits in found]
+
+    def _search_selected(
+        self, queries: np.ndarray, top_k: int, selected: np.ndarray, parameters: dict[str, Any]
+    ) -> list[list[Hit]]:
+        chosen = search_parameters(self._inner, parameters, selected)
+        return self._hits(self._inner, self._numbers, queries, top_k, chosen)
+
+    def _search_one_by_one(
+        self, database: Database, queries: np.ndarray, top_k: int, selected: np.ndarray
+    ) -> list[list[Hit]]:
+        """Compare the queries with the selected vectors as the database has them."""
+        best: list[list[Hit]] = [[] for _ in queries]
+        for numbers, vectors in database.vectors_of(self._numbers[selected]):
+            exact = make_index(EXACT, vectors.shape[1], self._similarity)
+            exact.add(self._comparable(vectors))
+            found = self._hits(exact, numbers, queries, top_k, None)
+            best = [_best(old + new, top_k) for old, new in zip(best, found, strict=True)]
+        return best
+
+    def _hits(
+        self, index: Any, numbers: np.ndarray, queries: np.ndarray, top_k: int, parameters: Any
+    ) -> list[list[Hit]]:
+        # An exact search keeps any of the vectors that share the last score, so search on until none of them is left
+        # out. What is not there to be found has the position -1.
+        exact = is_exact(index)
+        wanted = min(top_k + exact, index.ntotal)
+        hits: list[list[Hit]] = [[] for _ in queries]
+        unsure = np.arange(len(queries))
+        while len(unsure):
+            distances, positions = index.search(queries[unsure], wanted, params=parameters)
+            scores = distances if self._similarity != "l2" else -np.sqrt(np.maximum(distances, 0))
+            for query, row, places in zip(unsure, scores.tolist(), positions, strict=True):
+                there = places >= 0
+                hits[query] = _best(list(zip(numbers[places[there]].tolist(), row, strict=False)), top_k)
+            if wanted == index.ntotal or not exact:
+                break
+            unsure = unsure[(positions[:, -1] >= 0) & (distances[:, -1] == distances[:, top_k - 1])]
+            wanted = min(2 * wanted, index.ntotal)
+        return hits
 
     def _comparable(self, vectors: np.ndarray) -> np.ndarray:
         return normalized(vectors) if self._similarity == "cosine" else vectors
 
 
-def _checksum(file: Path) -> int:
-    checksum = 0
-    with file.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            checksum = zlib.crc32(block, checksum)
-    return checksum
-
-
-def _sync(file: Path) -> None:
-    with file.open("rb") as stream:
-        os.fsync(stream.fileno())
-
-
-def _import_faiss() -> Any:
-    # Here and not at the top: importing rocketqa_haystack must neither need FAISS nor wait for it.
-    try:
-        import faiss
-    except ImportError as error:
-        raise ImportError(
-            "FAISSDocumentStore needs FAISS: install rocketqa-haystack[cpu], or rocketqa-haystack[gpu] for NVIDIA GPUs."
-        ) from error
-    return faiss
+def _best(hits: list[Hit], top_k: int) -> list[Hit]:
+    return sorted(hits, key=lambda hit: (-hit[1], hit[0]))[:top_k]

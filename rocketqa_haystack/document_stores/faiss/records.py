@@ -2,6 +2,7 @@
 
 import json
 import math
+import zlib
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,7 @@ def to_row(document: Document) -> tuple[Any, ...]:
         document.id,
         document.content,
         encode_meta(document.meta, f"document {document.id!r}: meta"),
-        None if document.score is None else float(document.score),
+        None if document.score is None else float(document.score) + 0.0,  # SQLite knows no -0.0
         None if blob is None else blob.data,
         None
         if blob is None
@@ -49,7 +50,7 @@ def from_row(
     blob: bytes | None,
     blob_info: str | None,
     sparse_embedding: str | None,
-    vector: bytes | None,
+    vector: bytes | None = None,
 ) -> Document:
     """
     Return the Document of a row of `COLUMNS` and its vector.
@@ -63,6 +64,13 @@ def from_row(
         sparse_embedding=None if sparse_embedding is None else SparseEmbedding(**json.loads(sparse_embedding)),
         embedding=None if vector is None else np.frombuffer(vector, dtype=STORED).tolist(),
     )
+
+
+def checksum(row: tuple[Any, ...]) -> int:
+    """
+    Return the CRC-32 of a document's number and the values of `COLUMNS`, the same on every machine.
+    """
+    return zlib.crc32(ascii(row).encode())
 
 
 def encode_meta(meta: dict[str, Any], owner: str) -> str:

@@ -42,8 +42,9 @@ class FAISSEmbeddingRetriever:
         filters: dict[str, Any] | None = None,
         top_k: int = 10,
         scale_score: bool = False,
-        return_embedding: bool = False,
+        return_embedding: bool | None = None,
         filter_policy: FilterPolicy = FilterPolicy.REPLACE,
+        search_parameters: dict[str, Any] | None = None,
     ) -> None:
         """
         Create the FAISSEmbeddingRetriever component.
@@ -52,9 +53,11 @@ class FAISSEmbeddingRetriever:
         :param filters: Narrow the search down to the documents that match.
         :param top_k: How many documents to return at most; greater than 0.
         :param scale_score: Whether to bring the scores between 0 and 1, see `FAISSDocumentStore.embedding_retrieval`.
-        :param return_embedding: Whether documents come back with their embeddings.
+        :param return_embedding: Whether documents come with their embeddings; None for what the store was made with.
         :param filter_policy: Whether filters given at run time replace these (`REPLACE`) or are combined with them
             (`MERGE`).
+        :param search_parameters: How thoroughly an approximate index is searched, in place of what the store was made
+            with, see `FAISSDocumentStore`.
         :raises TypeError: If `document_store` is no FAISSDocumentStore.
         :raises ValueError: If `top_k` is not greater than 0.
         """
@@ -68,6 +71,7 @@ class FAISSEmbeddingRetriever:
         self.scale_score = scale_score
         self.return_embedding = return_embedding
         self.filter_policy = filter_policy
+        self.search_parameters = search_parameters
 
     def to_dict(self) -> dict[str, Any]:
         """
@@ -83,6 +87,7 @@ class FAISSEmbeddingRetriever:
             scale_score=self.scale_score,
             return_embedding=self.return_embedding,
             filter_policy=self.filter_policy.value,
+            search_parameters=self.search_parameters,
         )
 
     @classmethod
@@ -106,6 +111,7 @@ class FAISSEmbeddingRetriever:
         top_k: int | None = None,
         scale_score: bool | None = None,
         return_embedding: bool | None = None,
+        search_parameters: dict[str, Any] | None = None,
     ) -> dict[str, list[Document]]:
         """
         Retrieve documents.
@@ -116,13 +122,14 @@ class FAISSEmbeddingRetriever:
         :param filters: Filters, combined with the component's by its `filter_policy`.
         :param top_k: How many documents to return at most; greater than 0.
         :param scale_score: Whether to bring the scores between 0 and 1.
-        :param return_embedding: Whether documents come back with their embeddings.
+        :param return_embedding: Whether documents come with their embeddings.
+        :param search_parameters: How thoroughly an approximate index is searched.
         :returns: `documents`, best first, with their scores.
         :raises ValueError: If `top_k` is not greater than 0, or the query's embedding has another dimension than the
             documents' or holds NaN.
         :raises DocumentStoreError: If there are documents, but none with an embedding.
         """
-        search = self._search(query_embedding, filters, top_k, scale_score, return_embedding)
+        search = self._search(query_embedding, filters, top_k, scale_score, return_embedding, search_parameters)
         return {"documents": self.document_store.embedding_retrieval(**search)}
 
     @component.output_types(documents=list[Document])
@@ -133,6 +140,7 @@ class FAISSEmbeddingRetriever:
         top_k: int | None = None,
         scale_score: bool | None = None,
         return_embedding: bool | None = None,
+        search_parameters: dict[str, Any] | None = None,
     ) -> dict[str, list[Document]]:
         """
         Retrieve documents without blocking the event loop.
@@ -143,13 +151,14 @@ class FAISSEmbeddingRetriever:
         :param filters: Filters, combined with the component's by its `filter_policy`.
         :param top_k: How many documents to return at most; greater than 0.
         :param scale_score: Whether to bring the scores between 0 and 1.
-        :param return_embedding: Whether documents come back with their embeddings.
+        :param return_embedding: Whether documents come with their embeddings.
+        :param search_parameters: How thoroughly an approximate index is searched.
         :returns: `documents`, best first, with their scores.
         :raises ValueError: If `top_k` is not greater than 0, or the query's embedding has another dimension than the
             documents' or holds NaN.
         :raises DocumentStoreError: If there are documents, but none with an embedding.
         """
-        search = self._search(query_embedding, filters, top_k, scale_score, return_embedding)
+        search = self._search(query_embedding, filters, top_k, scale_score, return_embedding, search_parameters)
         return {"documents": await self.document_store.embedding_retrieval_async(**search)}
 
     def _search(
@@ -159,6 +168,7 @@ class FAISSEmbeddingRetriever:
         top_k: int | None,
         scale_score: bool | None,
         return_embedding: bool | None,
+        search_parameters: dict[str, Any] | None,
     ) -> dict[str, Any]:
         return {
             "query_embedding": query_embedding,
@@ -166,4 +176,5 @@ class FAISSEmbeddingRetriever:
             "top_k": self.top_k if top_k is None else top_k,
             "scale_score": self.scale_score if scale_score is None else scale_score,
             "return_embedding": self.return_embedding if return_embedding is None else return_embedding,
+            "search_parameters": self.search_parameters if search_parameters is None else search_parameters,
         }

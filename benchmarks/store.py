@@ -1,0 +1,235 @@
+"""Searching through FAISSDocumentStore beside FAISS used bare, for each type of index.
+
+    python benchmarks/store.py COLLECTION --folder build/bench-store [--vectors 1000000] [--base 10000]
+
+COLLECTION is a folder in BEIR layout. Its first passages are encoded by all-MiniLM-L6-v2 and kept in the folder, where
+a second run, or one after an interruption, finds them; the other vectors are these with noise added, scaled to length 1
+again, and so are the queries. A store of them is written once and rebuilt as one type of index after the other. A
+million vectors take 7 GB of disk, 5 GB of memory, and on 2 CPU cores one hour, most of it building.
+
+For every type: build time; size of the index; seconds and memory that opening the store takes in a new process (to its
+first search, snapshot there and in the system's cache); and for some search parameters recall@10 against exact search
+and queries per second, one at a time, on one and on two threads:
+
+- bare: `index.search` of the same FAISS index.
+- bare + fetch: the same, then the 10 documents by plain SQL from the same database, as Haystack Documents.
+- store: `FAISSDocumentStore.embedding_retrieval`.
+
+The ratio is the time of the store over that of bare + fetch on one thread, median and range of the rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sqlite3
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+import psutil
+from haystack import Document
+from tqdm import tqdm
+
+from rocketqa_haystack import DualEncoder, FAISSDocumentStore
+from rocketqa_haystack.cli.demo.encoder import small_encoder
+from rocketqa_haystack.cli.main import quiet_libraries
+from rocketqa_haystack.data import read_corpus
+
+DIMENSION = 384
+NOISE = 0.6  # length of what is added to a vector of length 1
+WRITE_SIZE = 20_000
+#: Types of index and the search parameters to try each with.
+TYPES: dict[str, list[dict[str, Any]]] = {
+    "Flat": [{}],
+    "SQfp16": [{}],
+    "HNSW32": [{"efSearch": 64}, {"efSearch": 256}],
+    "IVF1024,Flat": [{"nprobe": 16}, {"nprobe": 64}],
+    "IVF4096,PQ48": [{"nprobe": 64}],
+    "OPQ48,IVF1024,PQ48": [{"nprobe": 64}],
+}
+
+OPEN = """
+import sys, time, json, psutil, numpy as np
+from rocketqa_haystack import FAISSDocumentStore
+import faiss
+before, start = psutil.Process().memory_info().rss, time.perf_counter()
+store = FAISSDocumentStore(path=sys.argv[1])
+store.embedding_retrieval(np.ones(int(sys.argv[2]), dtype=np.float32))
+print(json.dumps([time.perf_counter() - start, psutil.Process().memory_info().rss - before]))
+"""
+
+
+def main() -> None:
+    """Prints a table for each type of index."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("collection", type=Path)
+    parser.add_argument("--folder", type=Path, required=True, help="where vectors and store are kept")
+    parser.add_argument("--vectors", type=int, default=1_000_000)
+    parser.add_argument("--base", type=int, default=10_000, help="passages to encode")
+    parser.add_argument("--queries", type=int, default=200)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--types", nargs="+", default=list(TYPES), help="FAISS factory strings")
+    arguments = parser.parse_args()
+    quiet_libraries()
+    base = encoded(arguments.collection, arguments.folder, arguments.base)
+    folder = arguments.folder / f"store-{arguments.vectors}"
+    write_store(folder, base, arguments.vectors)
+    queries = perturbed(base, range(-arguments.queries, 0))
+    best = exact(base, arguments.vectors, queries)
+    for name in arguments.types:
+        measure(folder, name, TYPES.get(name, [{}]), queries, best, arguments.rounds)
+
+
+def encoded(collection: Path, folder: Path, count: int) -> np.ndarray:
+    """The vectors of the first passages, `[count, 384]`: those in the folder, and the missing ones encoded."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "base.f32"
+    row = 4 * DIMENSION
+    done = file.stat().st_size // row if file.exists() else 0
+    if done < count:
+        encoder = DualEncoder.from_pretrained(str(small_encoder()))
+        passages = islice((passage for _, passage in read_corpus(collection / "corpus.jsonl")), done, count)
+        with file.open("ab") as stream, tqdm(total=count, initial=done, desc="Encoding", unit="passage") as progress:
+            stream.truncate(done * row)
+            while chunk := list(islice(passages, 512)):
+                stream.write(encoder.encode_passages(chunk).tobytes())
+                stream.flush()
+                progress.update(len(chunk))
+    return np.fromfile(file, dtype=np.float32).reshape(-1, DIMENSION)[:count]
+
+
+def perturbed(base: np.ndarray, numbers: range) -> np.ndarray:
+    """Vectors by their numbers; the first `len(base)` are the base itself, negative numbers are queries."""
+    vectors = base[np.asarray(numbers) % len(base)].copy()
+    for place, number in enumerate(numbers):
+        if not 0 <= number < len(base):
+            noise = np.random.default_rng(number % 2**32).standard_normal(DIMENSION, dtype=np.float32)
+            vectors[place] += noise * (NOISE / np.linalg.norm(noise))
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors
+
+
+def blocks(base: np.ndarray, start: int, stop: int) -> Iterator[tuple[range, np.ndarray]]:
+    """All vectors from number `start` on, a block at a time."""
+    for first in range(start, stop, WRITE_SIZE):
+        numbers = range(first, min(first + WRITE_SIZE, stop))
+        yield numbers, perturbed(base, numbers)
+
+
+def write_store(folder: Path, base: np.ndarray, count: int) -> None:
+    """Writes the documents that are not there yet."""
+    with FAISSDocumentStore(path=folder) as store:
+        done, seconds = store.count_documents(), 0.0
+        if done >= count:
+            return
+        for numbers, vectors in tqdm(blocks(base, done, count), desc="Writing", unit_scale=WRITE_SIZE, unit="document"):
+            documents = [Document(id=f"d{n}", content=f"passage {n} " + "word " * 100, meta={"n": n}) for n in numbers]
+            start = time.perf_counter()
+            store.write_vectors(documents, vectors)
+            seconds += time.perf_counter() - start
+        print(f"writing: {(count - done) / seconds:,.0f} documents/s")
+
+
+def exact(base: np.ndarray, count: int, queries: np.ndarray) -> np.ndarray:
+    """The numbers of the 10 best vectors for each query, `[n, 10]`."""
+    heap = faiss.ResultHeap(len(queries), 10, keep_max=True)
+    for numbers, vectors in blocks(base, 0, count):
+        scores, places = faiss.knn(queries, vectors, 10, metric=faiss.METRIC_INNER_PRODUCT)
+        heap.add_result(scores, places + numbers.start)
+    heap.finalize()
+    return np.asarray(heap.I)
+
+
+def measure(
+    folder: Path, name: str, settings: list[dict[str, Any]], queries: np.ndarray, best: np.ndarray, rounds: int
+) -> None:
+    """Builds one type of index and prints what it does."""
+    with FAISSDocumentStore(path=folder) as store:
+        start = time.perf_counter()
+        store.rebuild(name)
+        build = time.perf_counter() - start
+        megabytes = (folder / "index.faiss").stat().st_size / 2**20
+        command = [sys.executable, "-c", OPEN, str(folder), str(DIMENSION)]
+        seconds, memory = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        print(
+            f"\n{name}: built in {build:.0f} s, {megabytes:,.0f} MiB on disk; opened in {seconds:.1f} s, "
+            f"taking {memory / 2**20:,.0f} MiB"
+        )
+        whole = faiss.read_index(str(folder / "index.faiss"))  # with the documents' numbers, which bare FAISS has not
+        index = faiss.downcast_index(whole.index)
+        faiss.omp_set_num_threads(1)
+        for parameters in settings:
+            print_speed(folder, store, index, parameters, queries, best, rounds)
+        faiss.omp_set_num_threads(psutil.cpu_count() or 1)
+
+
+def print_speed(
+    folder: Path,
+    store: FAISSDocumentStore,
+    index: Any,
+    parameters: dict[str, Any],
+    queries: np.ndarray,
+    best: np.ndarray,
+    rounds: int,
+) -> None:
+    """Recall and queries per second of one setting."""
+    if "nprobe" in parameters:
+        chosen = faiss.SearchParametersIVF(**parameters)
+    else:
+        chosen = faiss.SearchParametersHNSW(**parameters) if parameters else None
+    connections = threading.local()
+
+    def bare(query: np.ndarray) -> np.ndarray:
+        return np.asarray(index.search(query[np.newaxis], 10, params=chosen)[1][0])
+
+    def with_documents(query: np.ndarray) -> list[Document]:
+        if not hasattr(connections, "own"):
+            connections.own = sqlite3.connect(folder / "documents.sqlite")
+        numbers = (bare(query) + 1).tolist()
+        sql = f"SELECT id, content, meta FROM documents WHERE number IN ({', '.join('?' * len(numbers))})"
+        rows = connections.own.execute(sql, numbers)
+        return [Document(id=id, content=content, meta=json.loads(meta)) for id, content, meta in rows]
+
+    def through_store(query: np.ndarray) -> list[Document]:
+        return store.embedding_retrieval(query, search_parameters=parameters)
+
+    sides: dict[str, Callable[[np.ndarray], Any]] = {
+        "bare": bare,
+        "bare + fetch": with_documents,
+        "store": through_store,
+    }
+    found = [{document.meta["n"] for document in through_store(query)} for query in queries]
+    recall = statistics.mean(len(set(row.tolist()) & ours) / 10 for row, ours in zip(best, found, strict=True))
+    rates: dict[str, dict[int, list[float]]] = {side: {1: [], 2: []} for side in sides}
+    for _ in range(rounds):
+        for side, search in sides.items():
+            for threads in (1, 2):
+                with ThreadPoolExecutor(threads) as pool:
+                    start = time.perf_counter()
+                    list(pool.map(search, queries))
+                    rates[side][threads].append(len(queries) / (time.perf_counter() - start))
+    ratios = [theirs / ours for theirs, ours in zip(rates["bare + fetch"][1], rates["store"][1], strict=True)]
+    line = "; ".join(
+        f"{side} {statistics.median(rates[side][1]):,.1f} and {statistics.median(rates[side][2]):,.1f}"
+        for side in sides
+    )
+    label = ", ".join(f"{key} {value}" for key, value in parameters.items()) or "defaults"
+    print(
+        f"  {label}: recall@10 {recall:.4f}; queries/s on 1 and 2 threads: {line}; "
+        f"ratio {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})",
+        flush=True,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+"""A `corpus.jsonl` whose passages stay on disk: looked up by id, one at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from rocketqa_haystack.data.beir import corpus_record
+from rocketqa_haystack.data.files import DataError, decode_line, json_object
+from rocketqa_haystack.data.passage import Passage
+
+
+class CorpusFile(Mapping[str, Passage]):
+    """Passages by id, in file order, read when they are asked for; only ids and places are in memory.
+
+    Every line is read and checked once, when the file is opened.
+
+    Args:
+        path: A `corpus.jsonl` in BEIR layout, not packed.
+
+    Raises:
+        DataError: The file cannot be read, is packed by gzip or has no passages; a malformed line, or an id that was
+            there before.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._places: dict[str, tuple[int, int]] = {}
+        try:
+            self._file = self.path.open("rb")
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+        if self._file.peek(2)[:2] == b"\x1f\x8b":
+            raise DataError(f"{path}: packed by gzip; unpack it, so that passages can be looked up in it")
+        offset = 0
+        for number, raw in enumerate(self._file, start=1):
+            if raw.strip():
+                id, _ = self._parse(number, raw)
+                if id in self._places:
+                    raise DataError(f"{path}, line {number}: the id {id!r} was used before")
+                self._places[id] = (number, offset)
+            offset += len(raw)
+        if not self._places:
+            raise DataError(f"{path}: no passages")
+
+    def __getitem__(self, id: str) -> Passage:
+        number, offset = self._places[id]
+        self._file.seek(offset)
+        return self._parse(number, self._file.readline())[1]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __contains__(self, id: object) -> bool:
+        return id in self._places
+
+    def _parse(self, number: int, raw: bytes) -> tuple[str, Passage]:
+        place = f"{self.path}, line {number}"
+        return corpus_record(place, json_object(place, decode_line(place, number, raw)))

@@ -1,0 +1,405 @@
+"""Recipes: from a collection to a pipeline, once, whatever interrupts them."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from haystack import Pipeline
+from safetensors.torch import load_file
+
+from rocketqa_haystack import DualEncoder, FAISSDocumentStore
+from rocketqa_haystack.cli.main import main
+from rocketqa_haystack.data import load_collection, save_collection
+from rocketqa_haystack.evaluation import measure, read_run
+from trainers import run_recipe
+from trainers.loop import start_accelerator
+from trainers.recipes import RecipeError, make_recipe
+from trainers.recipes.plan import ordered
+from trainers.recipes.rocketqa import rocketqa
+from trainers.recipes.rocketqav2 import rocketqav2
+from trainers.recipes.run import run_stages
+
+Values = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def small(collection_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """24 of the passages, with 12 questions to train on, 4 for dev and 4 to test."""
+    folder, whole = tmp_path_factory.mktemp("small"), load_collection(collection_folder, "train")
+    ids = list(whole.queries)[:20]
+    splits = {"train": ids[:12], "dev": ids[12:16], "test": ids[16:]}
+    qrels = {split: {id: {f"p{id[1:]}": 1} for id in chosen} for split, chosen in splits.items()}
+    save_collection(folder, dict(list(whole.corpus.items())[:24]), {id: whole.queries[id] for id in ids}, qrels)
+    (folder / "unlabelled.txt").write_text("\n".join(reversed([text + " mama" for text in whole.queries.values()][:6])))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(encoder_folder: Path) -> Path:
+    """The small encoder without dropout, so that what is trained does not depend on the number of processes."""
+    folder = encoder_folder.with_name("dual-encoder-without-dropout")
+    shutil.copytree(encoder_folder, folder)
+    file = folder / "config.json"
+    config = json.loads(file.read_text())
+    file.write_text(json.dumps({**config, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}))
+    return folder
+
+
+def values(recipe: str, small: Path, model: Path, output: Path) -> Values:
+    """A recipe of all stages, as short as can be; the thresholds leave something on each side of them."""
+    training = {"epochs": 1, "batch_size": 6, "learning_rate": 1e-3, "evaluations": 1}
+    return {
+        "recipe": recipe,
+        "collection": str(small),
+        "output": str(output),
+        "retriever": str(model),
+        "unlabelled": str(small / "unlabelled.txt"),
+        "mining": {"k": 8},
+        "denoising": {"negative_below": 0.45, "positive_above": 0.45},
+        **{step: dict(training) for step in ("step1", "step2", "step3", "step4")},
+        "joint": {**training, "list_length": 4},
+    }
+
+
+@pytest.fixture(scope="module")
+def v2(small: Path, model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Values, Path, Mapping[str, Any]]:
+    output = tmp_path_factory.mktemp("v2") / "run"
+    recipe = values("rocketqav2", small, model, output)
+    return recipe, output, run_recipe(recipe, show_progress=False)
+
+
+def stages(output: Path) -> dict[str, Values]:
+    """The records of all stages, by folder."""
+    return {file.parent.name: json.loads(file.read_text()) for file in (output / "stages").glob("*/stage.json")}
+
+
+def finished(output: Path) -> list[str]:
+    lines = [json.loads(line) for line in (output / "journal.jsonl").read_text().splitlines()]
+    return [line["key"] for line in lines if line["event"] == "finished"]
+
+
+def test_a_run_ends_in_models_a_store_and_pipelines_that_answer_as_they_were_measured(
+    v2: tuple[Values, Path, Mapping[str, Any]], small: Path
+) -> None:
+    _, output, measures = v2
+    test = load_collection(small, "test")
+    with FAISSDocumentStore(path=output / "store") as store:
+        assert store.count_documents() == 24
+    for name, weighed in (("pipeline.yaml", "weigh-final"), ("pipeline-hybrid.yaml", "weigh-hybrid")):
+        with (output / name).open() as file:
+            pipeline = Pipeline.load(file)
+        (stage,) = (output / "stages").glob(f"{weighed}-*")
+        expected = read_run(stage / "test.trec")
+        for query_id, question in test.queries.items():
+            asked = {name: {"query": question} for name in ("retriever", "bm25", "ranker") if name in pipeline.graph}
+            found = pipeline.run(asked)["ranker"]["documents"]
+            best = sorted(expected[query_id].items(), key=lambda item: -item[1])[: len(found)]
+            assert [document.score for document in found] == pytest.approx([s for _, s in best], abs=1e-3)
+        title = {"weigh-final": "final retriever + re-ranker, weighed"}.get(
+            weighed, "final retriever and BM25 + re-ranker, weighed"
+        )
+        assert measures["test"][title]["RR@10"][0] == pytest.approx(measure(expected, test.qrels, ["RR@10"])["RR@10"])
+    assert DualEncoder.from_pretrained(output / "retriever", device="cpu").dimension == 32
+
+
+def test_the_report_needs_nothing_else_and_has_every_system_stage_and_threshold(
+    v2: tuple[Values, Path, Mapping[str, Any]],
+) -> None:
+    _, output, measures = v2
+    page = (output / "report.html").read_text()
+    assert "<script" not in page
+    assert "src=" not in page
+    assert "@import" not in page
+    assert 'href="http' not in page
+    for system, values in measures["test"].items():
+        assert system in page
+        mean, low, high = values["RR@10"]
+        assert low <= mean <= high
+        assert f"{mean:.4f}" in page
+    for text in ("BM25", "untouched retriever", "negative below 0.45", "judgements.tsv", "Time and memory"):
+        assert text in page
+    for record in stages(output).values():
+        assert record["name"] in page or record["name"] == "deliver"
+        assert record["seconds"] >= 0
+        assert record["peak_bytes"] > 10_000_000
+
+
+def test_a_second_start_does_nothing_again(v2: tuple[Values, Path, Mapping[str, Any]]) -> None:
+    recipe, output, measures = v2
+    before = {path: path.stat().st_mtime_ns for path in output.rglob("stage.json")}
+    assert run_recipe(recipe, show_progress=False) == measures
+    assert {path: path.stat().st_mtime_ns for path in output.rglob("stage.json")} == before
+    assert max(Counter(finished(output)).values()) == 1
+
+
+def test_a_changed_setting_reruns_what_depends_on_it_and_nothing_else(
+    v2: tuple[Values, Path, Mapping[str, Any]], tmp_path: Path
+) -> None:
+    recipe = v2[0]
+
+    def keys(**changes: Any) -> dict[str, str]:
+        last = rocketqav2(make_recipe({**recipe, **changes}))
+        return {f"{stage.name} {number}": stage.key for number, stage in enumerate(ordered(last))}
+
+    before = keys()
+    assert keys() == before
+    assert keys(output=str(tmp_path)) == before
+    changed = {name.split()[0] for name, key in keys(joint={**recipe["joint"], "learning_rate": 2e-3}).items()
+               if before[name] != key}  # fmt: skip
+    assert changed == {
+        "joint", "encode-2", "measure-final", "measure-hybrid", "rerank-final", "rerank-hybrid", "weigh-final",
+        "weigh-hybrid", "deliver",
+    }  # fmt: skip
+    changed = {name.split()[0] for name, key in keys(denoising={"negative_below": 0.4, "positive_above": 0.45}).items()
+               if before[name] != key}  # fmt: skip
+    assert {"denoised", "pseudo-labels", "joint"} <= changed
+    assert changed.isdisjoint({"retriever-1", "mine-1", "reranker", "score", "bm25"})
+
+
+def test_a_dry_run_shows_states_and_times_and_runs_nothing(
+    small: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = values("rocketqa", small, model, tmp_path / "run")
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    assert main(["run", str(tmp_path / "recipe.yaml"), "--dry-run"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert {"retriever-1", "reranker", "denoised", "pseudo-labels", "retriever-3", "deliver"} <= {
+        line.split()[0] for line in lines if " to do " in line
+    }
+    assert all("~" in line for line in lines if " to do " in line)
+    assert "the rest takes about" in lines[-1]
+    assert not (tmp_path / "run").exists()
+    assert main(["status", str(tmp_path / "run")]) == 2
+    assert "is no run folder" in capsys.readouterr().err
+
+
+def test_the_status_of_a_run_has_its_stages_and_their_outcomes(
+    v2: tuple[Values, Path, Mapping[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = v2[1]
+    assert main(["status", str(output)]) == 0
+    text = capsys.readouterr().out
+    assert f"{len(stages(output))} of {len(stages(output))} stages done" in text
+    assert "12 questions to train on, 4 for dev" in text
+    assert text.endswith("not running\n")
+
+
+def test_corrected_judgements_change_what_is_trained_on(
+    v2: tuple[Values, Path, Mapping[str, Any]], small: Path, model: Path, tmp_path: Path
+) -> None:
+    recipe, output, _ = v2
+    with (output / "judgements.tsv").open(encoding="utf-8") as file:
+        rows = list(csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
+    header, doubts = rows[0], rows[1:]
+    assert header[:4] == ["query-id", "corpus-id", "label", "probability"]
+    train = load_collection(small, "train")
+    assert doubts
+    for query_id, id, label, probability, _, query, title, text in doubts:
+        assert (label == "1") == (id in train.qrels[query_id])
+        assert float(probability) < 0.45 if label else float(probability) > 0.45
+        assert (query, title, text) == (train.queries[query_id], train.corpus[id].title, train.corpus[id].text)
+    (tmp_path / "corrected.tsv").write_text("query-id\tcorpus-id\tlabel\nq0\tp5\t1\nq1\tp1\t0\nq2\tp9\t\nq3\tp3\t1\n")
+    changed = {**recipe, "output": str(tmp_path / "run"), "judgements": str(tmp_path / "corrected.tsv")}
+    last = rocketqav2(make_recipe(changed))
+    data = next(stage for stage in ordered(last) if stage.name == "questions")
+    run_stages(make_recipe(changed), data, accelerator=start_accelerator(), show_progress=False)
+    (written,) = (tmp_path / "run" / "stages").glob("questions-*/train.tsv")
+    lines = written.read_text().splitlines()
+    assert "q0\tp5\t1" in lines
+    assert "q0\tp0\t1" in lines
+    assert not any(line.startswith("q1\t") for line in lines), "a question without a positive trains nothing"
+    assert "q3\tp3\t1" in lines
+    assert not any("p9" in line for line in lines if line.startswith("q2"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"step1": {"epoch": 3}}, "unknown key 'step1.epoch'; did you mean 'epochs'?"),
+        ({"retreiver": "x"}, "unknown key 'retreiver'; did you mean 'retriever'?"),
+        ({"recipe": "rocketqav3"}, "recipe: "),
+        ({"retriever": None}, "retriever: "),
+        ({"step1": {"epochs": "many"}}, "step1.epochs: "),
+        ({"denoising": {"negative_below": 0.9, "positive_above": 0.1}}, "thresholds must satisfy"),
+        ({"joint": {"list_length": 1}}, "list_length must be at least 2"),
+        ({"joint": {"loss": {"direction": "backwards"}}}, "joint.loss.direction: "),
+        ({"collection": "/nowhere"}, "collection: there is no file /nowhere/corpus.jsonl"),
+        ({"unlabelled": "/nowhere.txt"}, "unlabelled: there is no file /nowhere.txt"),
+        ({"judgements": "/nowhere.tsv"}, "judgements: there is no file /nowhere.tsv"),
+        ({"mining": {"run": "/nowhere.trec"}}, "mining.run: there is no file /nowhere.trec"),
+        ({"retriever": "/nowhere"}, "retriever: there is no model folder '/nowhere'"),
+        ({"reranker": "/nowhere"}, "reranker: there is no model folder '/nowhere'"),
+        ({"splits": {"train": "training"}}, "training.tsv; a recipe without labels needs the key 'generation'"),
+        ({"measures": ["MRR?"]}, "measures: unknown measure 'MRR?'"),
+        ({"step2": {"epochs": 0}}, "step2.epochs: 0 takes the re-ranker as it is"),
+        ({"generation": {"generator": {"type": "os.system"}}}, "generation.generator: os.system cannot be made"),
+    ],
+)
+def test_a_recipe_that_cannot_be_run_is_refused_before_anything_runs(
+    change: Values, message: str, small: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = {**values("rocketqav2", small, model, tmp_path / "run"), **change}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({k: v for k, v in recipe.items() if v is not None}))
+    assert main(["run", str(tmp_path / "recipe.yaml")]) == 2
+    error = capsys.readouterr().err
+    expected = message if change != {"retriever": None} else "'retriever' is missing"
+    assert expected in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_corpus_alone_is_enough(model: Path, small: Path, tmp_path: Path) -> None:
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    shutil.copy(small / "corpus.jsonl", corpus)
+    recipe = values("rocketqa", corpus, model, tmp_path / "run")
+    recipe |= {"unlabelled": None, "generation": {"rank": 24, "above": 0.0, "dev_share": 0.2}, "step4": {"epochs": 0}}
+    recipe["mining"] = {"k": 24}
+    measures = run_recipe(recipe, show_progress=False)
+    assert set(measures) == {"dev"}
+    records = {record["name"]: record for record in stages(tmp_path / "run").values()}
+    made, kept = records["generate"]["outcome"]["questions"], records["round-trip"]["outcome"]["questions"]
+    assert 24 <= made["kept"] <= 48
+    assert kept["kept"] + sum(kept["dropped"].values()) == made["kept"]
+    assert "reranker-generated" in records, "a re-ranker that cannot rank yet is trained before it is asked"
+    assert (tmp_path / "run" / "pipeline.yaml").is_file()
+
+
+#: Runs a recipe in forks of a process that has imported everything: once to the end, then killed again and again.
+KILLER = """
+import json, os, random, signal, sys, time
+import datasets, filelock, haystack.components.joiners, jinja2, matplotlib.figure, pyarrow, torch
+import rocketqa_haystack, trainers
+from rocketqa_haystack import FAISSBM25Retriever, RocketQARanker, RocketQARetriever
+from trainers import run_recipe
+torch.set_num_threads(1)
+recipe, whole, killed = json.loads(sys.argv[1]), sys.argv[2], sys.argv[3]
+kills, seed = int(sys.argv[4]), int(sys.argv[5])
+
+def start(output):
+    child = os.fork()
+    if not child:
+        try:
+            run_recipe({**recipe, "output": output}, show_progress=False)
+        except BaseException:
+            import traceback
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    return child
+
+begin = time.monotonic()
+assert os.waitpid(start(whole), 0)[1] == 0
+took = time.monotonic() - begin
+generator, done = random.Random(seed), 0
+while done < kills:
+    child = start(killed)
+    time.sleep(generator.uniform(0.02, 0.5) * took)
+    os.kill(child, signal.SIGKILL)
+    done += 1
+    if os.waitpid(child, 0)[1] == 0:
+        break
+assert os.waitpid(start(killed), 0)[1] == 0
+print("killed", done)
+"""
+
+
+#: ROCKETQA_KILLS is the number of kills of a longer test, of both recipes.
+KILLS = os.environ.get("ROCKETQA_KILLS", "")
+
+
+@pytest.mark.parametrize("recipe", ["rocketqav2", "rocketqa"] if KILLS else ["rocketqav2"])
+def test_a_run_that_is_killed_again_and_again_ends_as_one_that_is_not(
+    recipe: str, small: Path, model: Path, tmp_path: Path
+) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    settings = values(recipe, small, model, whole)
+    result = subprocess.run(
+        [sys.executable, "-c", KILLER, json.dumps(settings), str(whole), str(killed), KILLS or "3", "0"],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"},
+        capture_output=True,
+        text=True,
+        timeout=1200,
+    )
+    assert result.returncode == 0, result.stderr
+    assert "killed" in result.stdout
+    assert_same(whole, killed, exactly=True)
+
+
+def assert_same(one: Path, two: Path, *, exactly: bool) -> None:
+    """Two runs have the same stages, each done once, and the same measures and models at their ends."""
+    first, second = stages(one), stages(two)
+    assert first.keys() == second.keys()
+    for name, record in first.items():
+        if not name.startswith("deliver"):
+            assert second[name]["outcome"] == record["outcome"], name
+    assert max(Counter(finished(two)).values()) == 1
+    reports = [
+        next(r for n, r in run.items() if n.startswith("deliver"))["outcome"]["report"] for run in (first, second)
+    ]
+    assert reports[0] == reports[1]
+    for model in ("retriever", "ranker"):
+        weights = [load_file(run / model / "model.safetensors") for run in (one, two)]
+        for name, tensor in weights[0].items():
+            assert (tensor - weights[1][name]).abs().max() <= (0 if exactly else 1e-5), name
+
+
+def test_two_processes_give_the_run_of_one(v2: tuple[Values, Path, Mapping[str, Any]], tmp_path: Path) -> None:
+    recipe, output, _ = v2
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({**recipe, "output": str(tmp_path / "run")}))
+    launch = [
+        "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes=2", "--num_machines=1",
+        "--mixed_precision=no", "--dynamo_backend=no", "--main_process_port=0",
+    ]  # fmt: skip
+    result = subprocess.run(
+        [sys.executable, *launch, "-m", "rocketqa_haystack.cli.main", "run", str(tmp_path / "recipe.yaml")],
+        env={**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
+    assert result.returncode == 0, result.stderr
+    assert_same(output, tmp_path / "run", exactly=False)
+    assert {record["processes"] for record in stages(tmp_path / "run").values()} == {2}
+
+
+def test_a_run_folder_is_for_one_run_at_a_time(v2: tuple[Values, Path, Mapping[str, Any]]) -> None:
+
+    recipe, output, _ = v2
+    program = (
+        "import sys; from filelock import FileLock; lock = FileLock(sys.argv[1]); lock.acquire(); "
+        "print('held', flush=True); input()"
+    )
+    holder = subprocess.Popen(
+        [sys.executable, "-c", program, str(output / ".lock")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
+    try:
+        with pytest.raises(RecipeError, match="another process is at work in this run folder"):
+            run_recipe(recipe, show_progress=False)
+    finally:
+        holder.communicate("\n")
+
+
+@pytest.mark.parametrize("name", ["quick", "rocketqa", "rocketqav2", "in-house-small", "no-labels"])
+def test_every_example_is_a_recipe_with_a_header(name: str, small: Path) -> None:
+    file = Path(__file__).parents[1] / "examples" / "recipes" / f"{name}.yaml"
+    text = file.read_text()
+    assert text.startswith(f"# {name}: ")
+    assert "rocketqa run" in text or "rocketqa_haystack.cli.main run" in text
+    recipe = make_recipe({**yaml.safe_load(text), "collection": str(small)})
+    if name in ("quick", "no-labels"):
+        make = {"rocketqa": rocketqa, "rocketqav2": rocketqav2}[recipe.recipe]
+        assert ordered(make(recipe))[-1].name == "deliver"

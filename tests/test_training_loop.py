@@ -1,0 +1,397 @@
+"""What every trainer can do, shown with one: accumulation, adapters, early stopping, trackers, errors, what is kept."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import resource
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from killed_training import log_of
+from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from rocketqa_haystack import CrossEncoder, DualEncoder
+from rocketqa_haystack.data import Collection, TrainingGroup, groups_from_collection
+from trainers import CrossEncoderTrainer, DualEncoderTrainer, JointTrainer, TrainingSettings
+
+FAST: dict[str, Any] = {"show_progress": False, "mixed_precision": "no"}
+
+
+@pytest.fixture(scope="module")
+def groups(collection: Collection) -> list[TrainingGroup]:
+    return groups_from_collection(collection, {id: [f"p{(int(id[1:]) + 7) % 48}"] for id in collection.queries})[:16]
+
+
+def weights(trainer: DualEncoderTrainer | CrossEncoderTrainer) -> torch.Tensor:
+    return torch.cat([parameter.detach().flatten() for parameter in trainer.encoder.model.parameters()])
+
+
+def without_dropout(trainer: DualEncoderTrainer | CrossEncoderTrainer) -> None:
+    for module in trainer.encoder.model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+
+
+def test_accumulated_batches_take_the_step_of_one_batch(ranker_folder: Path, groups: list[TrainingGroup]) -> None:
+    # A re-ranker's pairs have nothing to do with each other; the last batch and the last step are smaller.
+    def trained(**options: Any) -> tuple[torch.Tensor, list[float]]:
+        run = TrainingSettings(learning_rate=1e-3, **options, **FAST)
+        trainer = CrossEncoderTrainer(ranker_folder, groups[:7], settings=run, negatives=1)
+        without_dropout(trainer)
+        for name, parameter in trainer.encoder.model.named_parameters():
+            # Their gradient is nothing but rounding, of which AdamW makes steps of full length.
+            parameter.requires_grad_("key.bias" not in name)
+        losses = trainer.train().losses
+        return weights(trainer), losses
+
+    (whole, losses), (parts, accumulated) = trained(batch_size=9), trained(batch_size=3, gradient_accumulation=3)
+    assert len(losses) == len(accumulated) == 2
+    assert accumulated == pytest.approx(losses, rel=1e-5)
+    assert float((whole - parts).abs().max()) < 1e-6
+
+
+@pytest.mark.parametrize("caching", [False, True])
+def test_gradient_checkpointing_takes_the_same_step_with_the_same_dropout(
+    caching: bool, encoder_folder: Path, groups: list[TrainingGroup]
+) -> None:
+    def trained(checkpointing: bool) -> torch.Tensor:
+        run = TrainingSettings(
+            batch_size=8, learning_rate=1e-3, gradient_checkpointing=checkpointing, gradient_caching=caching, **FAST
+        )
+        trainer = DualEncoderTrainer(encoder_folder, groups, settings=run)
+        trainer.train()
+        return weights(trainer)
+
+    assert float((trained(False) - trained(True)).abs().max()) < 1e-6
+
+
+@pytest.mark.parametrize("kind", ["retriever", "re-ranker"])
+def test_adapters_are_merged_into_weights_that_load_as_they_are(
+    kind: str, encoder_folder: Path, ranker_folder: Path, groups: list[TrainingGroup], tmp_path: Path
+) -> None:
+    run = TrainingSettings(batch_size=8, learning_rate=1e-2, lora_rank=2, epochs=3, **FAST)
+    trainer: DualEncoderTrainer | CrossEncoderTrainer
+    if kind == "retriever":
+        trainer = DualEncoderTrainer(encoder_folder, groups, settings=run)
+    else:
+        trainer = CrossEncoderTrainer(ranker_folder, groups, settings=run)
+    before = {name: tensor.clone() for name, tensor in trainer.encoder.model.state_dict().items()}
+    trainer.train(tmp_path / "model")
+    after = trainer.encoder.model.state_dict()
+    assert set(after) == set(before)
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert any("query.weight" in name for name in changed)
+    assert not any("LayerNorm" in name or "embeddings" in name for name in changed)
+    assert any("classifier" in name for name in changed) == (kind == "re-ranker")
+    saved = load_file(tmp_path / "model" / "model.safetensors")
+    assert not any("lora" in name for name in saved)
+    for name, tensor in after.items():
+        assert torch.equal(saved[name.partition("model.")[2]], tensor), name
+    (DualEncoder if kind == "retriever" else CrossEncoder).from_pretrained(tmp_path / "model")
+
+
+def test_low_rank_updates_have_that_rank(encoder_folder: Path, groups: list[TrainingGroup]) -> None:
+    run = TrainingSettings(batch_size=8, learning_rate=1e-2, lora_rank=2, **FAST)
+    trainer = DualEncoderTrainer(encoder_folder, groups, settings=run)
+    name = next(n for n, _ in trainer.encoder.model.named_parameters() if n.endswith("query.weight"))
+    before = trainer.encoder.model.get_parameter(name).detach().clone()
+    trainer.train()
+    change = trainer.encoder.model.get_parameter(name).detach() - before
+    assert int(torch.linalg.matrix_rank(change, rtol=1e-4)) == 2
+
+
+def test_training_stops_early_where_nothing_is_gained(
+    encoder_folder: Path, groups: list[TrainingGroup], collection: Collection, tmp_path: Path
+) -> None:
+    run = TrainingSettings(batch_size=2, learning_rate=5.0, max_grad_norm=1e9, evaluations=8, patience=2, **FAST)
+    trainer = DualEncoderTrainer(encoder_folder, groups, dev=collection, settings=run)
+    result = trainer.train(tmp_path / "model")
+    assert [step for step, _ in result.evaluations] == [0, 1, 2]
+    assert len(result.losses) == 2
+    assert [line["step"] for line in log_of(tmp_path / "model")] == [0, 1, 2]
+
+
+def test_a_tracker_is_written_to_and_comes_with_the_model(
+    encoder_folder: Path, groups: list[TrainingGroup], collection: Collection, tmp_path: Path
+) -> None:
+    run = TrainingSettings(batch_size=4, trackers="tensorboard", evaluations=1, **FAST)
+    result = DualEncoderTrainer(encoder_folder, groups, dev=collection, settings=run).train(tmp_path / "model")
+    events, *_ = sorted((tmp_path / "model" / "runs").rglob("events.out.tfevents.*"), key=lambda path: len(path.parts))
+    written = EventAccumulator(str(events.parent)).Reload()
+    assert [event.step for event in written.Scalars("loss")] == [1, 2, 3, 4]
+    assert [event.value for event in written.Scalars("loss")] == pytest.approx(result.losses, rel=1e-6)
+    assert [event.step for event in written.Scalars("RR@10")] == [0, 4]
+
+
+@pytest.mark.parametrize(
+    ("trackers", "message"),
+    [("tensorboard, nothing", "there is no tracker 'nothing'; accelerate has"), ("aim", "not installed")],
+)
+def test_a_tracker_that_cannot_be_had_is_refused(
+    trackers: str, message: str, encoder_folder: Path, groups: list[TrainingGroup], tmp_path: Path
+) -> None:
+    trainer = DualEncoderTrainer(encoder_folder, groups, settings=TrainingSettings(trackers=trackers, **FAST))
+    with pytest.raises(ValueError, match=message):
+        trainer.train(tmp_path / "model")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_log_has_a_line_for_each_step(
+    encoder_folder: Path, groups: list[TrainingGroup], collection: Collection, tmp_path: Path
+) -> None:
+    run = TrainingSettings(batch_size=4, epochs=2, evaluations=2, warmup_ratio=0.0, learning_rate=1e-3, **FAST)
+    result = DualEncoderTrainer(encoder_folder, groups, dev=collection, settings=run).train(tmp_path / "model")
+    log = log_of(tmp_path / "model")
+    assert [line["step"] for line in log] == list(range(9))
+    assert [line["loss"] for line in log[1:]] == result.losses
+    assert [(line["step"], line["dev"]["RR@10"]) for line in log if "dev" in line] == result.evaluations
+    assert [line["learning_rate"] for line in log[1:]] == pytest.approx([1e-3 * (8 - i) / 8 for i in range(8)])
+    assert [line["epoch"] for line in log[1:]] == [0] * 4 + [1] * 4
+
+
+def test_a_model_card_tells_the_data_the_settings_and_the_measures(
+    encoder_folder: Path, ranker_folder: Path, groups: list[TrainingGroup], collection: Collection, tmp_path: Path
+) -> None:
+    run = TrainingSettings(batch_size=8, learning_rate=3e-4, **FAST)
+    result = DualEncoderTrainer(encoder_folder, groups, dev=collection, settings=run).train(tmp_path / "model")
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert card.startswith("---\nlibrary_name: sentence-transformers\n")
+    for expected in ("# model\n", "| training_groups | 16 |", "| dev_queries | 48 |", "| learning_rate | 0.0003 |"):
+        assert expected in card
+    for step, value in result.evaluations:
+        assert f"| {step} | {value:.4f} |" in card
+    assert str(tmp_path) not in card
+    assert str(encoder_folder.parent) not in card
+    JointTrainer(encoder_folder, ranker_folder, groups, settings=run, list_length=2).train(tmp_path / "joint")
+    assert "# joint: reranker" in (tmp_path / "joint" / "reranker" / "README.md").read_text()
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_stops_the_run_with_the_step_and_the_queries(
+    value: float, encoder_folder: Path, groups: list[TrainingGroup], tmp_path: Path
+) -> None:
+    trainer = DualEncoderTrainer(encoder_folder, groups[:4], settings=TrainingSettings(batch_size=2, **FAST))
+    second = trainer._batches(0)[1]
+    known_loss = trainer.loss
+    trainer.loss = lambda batch: known_loss(batch) * (value if batch == second else 1.0)  # type: ignore[method-assign]
+    with pytest.raises(FloatingPointError) as error:
+        trainer.train(tmp_path / "model")
+    ids = ", ".join(example.query_id for example in second)
+    assert re.search(rf"the loss is (nan|-?inf) at step 2 of 2, for the queries {ids};", str(error.value))
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run(encoder_folder: Path, groups: list[TrainingGroup]) -> None:
+    trainer = DualEncoderTrainer(encoder_folder, groups[:4], settings=TrainingSettings(batch_size=4, **FAST))
+    next(trainer.encoder.model.parameters()).register_hook(lambda gradient: gradient * math.nan)
+    before = weights(trainer)
+    with pytest.raises(FloatingPointError, match="the gradient's length is nan at step 1 of 1, for the queries q"):
+        trainer.train()
+    assert torch.equal(weights(trainer), before)
+
+
+def test_the_last_checkpoints_are_kept(encoder_folder: Path, groups: list[TrainingGroup], tmp_path: Path) -> None:
+    seen: list[list[str]] = []
+    run = TrainingSettings(batch_size=2, checkpoint_every=2, checkpoints_kept=2, **FAST)
+    trainer = DualEncoderTrainer(encoder_folder, groups, settings=run)
+    known_loss = trainer.loss
+
+    def look(batch: Any) -> torch.Tensor:
+        seen.append(sorted(path.name for path in (tmp_path / "model.training").glob("step-*")))
+        return known_loss(batch)
+
+    trainer.loss = look  # type: ignore[method-assign]
+    trainer.train(tmp_path / "model")
+    expected = [[], [], ["step-2"], ["step-2"], ["step-2", "step-4"], ["step-2", "step-4"], ["step-4", "step-6"]]
+    assert seen[:7] == expected
+    assert not (tmp_path / "model.training").exists()
+
+
+class StoppedError(Exception):
+    """Ends a run in a test."""
+
+
+def interrupted(trainer: DualEncoderTrainer, output: Path, after: int) -> None:
+    """Trains some steps only."""
+    taken = 0
+    known_loss = trainer.loss
+
+    def stop(batch: Any) -> torch.Tensor:
+        nonlocal taken
+        if taken == after:
+            raise StoppedError
+        taken += 1
+        return known_loss(batch)
+
+    trainer.loss = stop  # type: ignore[method-assign]
+    with pytest.raises(StoppedError):
+        trainer.train(output)
+
+
+def test_an_unfinished_run_is_not_continued_with_other_settings_or_data(
+    encoder_folder: Path, groups: list[TrainingGroup], tmp_path: Path
+) -> None:
+    def trainer(groups: list[TrainingGroup] = groups, rate: float = 1e-3, hard: int = 0) -> DualEncoderTrainer:
+        run = TrainingSettings(batch_size=4, checkpoint_every=2, learning_rate=rate, **FAST)
+        return DualEncoderTrainer(encoder_folder, groups, settings=run, hard_negatives=hard)
+
+    output = tmp_path / "model"
+    interrupted(trainer(), output, after=3)
+    with pytest.raises(ValueError, match=r"settings\.learning_rate was 0\.001 and is 0\.002"):
+        trainer(rate=2e-3).train(output)
+    with pytest.raises(ValueError, match=r"options\.hard_negatives was 0 and is 1"):
+        trainer(hard=1).train(output)
+    with pytest.raises(ValueError, match=r"data\.training_groups_fingerprint was"):
+        trainer([*groups[1:], groups[0]]).train(output)
+    result = trainer().train(output)
+    assert len(result.losses) == 4
+    assert not (tmp_path / "model.training").exists()
+
+
+def test_a_finished_run_started_again_gives_its_weights_and_result(
+    encoder_folder: Path, groups: list[TrainingGroup], collection: Collection, tmp_path: Path
+) -> None:
+    def trainer() -> DualEncoderTrainer:
+        run = TrainingSettings(batch_size=4, learning_rate=1e-3, **FAST)
+        return DualEncoderTrainer(encoder_folder, groups, dev=collection, settings=run)
+
+    first, second = trainer(), trainer()
+    result = first.train(tmp_path / "model")
+    before = (tmp_path / "model" / "model.safetensors").stat().st_mtime_ns
+    assert second.train(tmp_path / "model") == result
+    assert torch.equal(weights(first), weights(second))
+    assert (tmp_path / "model" / "model.safetensors").stat().st_mtime_ns == before
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_adapters_and_all_else_are_continued(
+    encoder_folder: Path, groups: list[TrainingGroup], collection: Collection, tmp_path: Path
+) -> None:
+    def trainer() -> DualEncoderTrainer:
+        run = TrainingSettings(
+            batch_size=4,
+            learning_rate=1e-2,
+            epochs=2,
+            lora_rank=2,
+            lora_dropout=0.1,
+            gradient_accumulation=2,
+            gradient_checkpointing=True,
+            evaluations=2,
+            checkpoint_every=1,
+            **FAST,
+        )
+        return DualEncoderTrainer(encoder_folder, groups, dev=collection, settings=run)
+
+    whole, again = trainer(), trainer()
+    result = whole.train(tmp_path / "whole")
+    interrupted(trainer(), tmp_path / "stopped", after=5)
+    assert again.train(tmp_path / "stopped") == result
+    assert torch.equal(weights(whole), weights(again))
+
+
+def test_two_processes_do_not_train_the_same_output(
+    encoder_folder: Path, groups: list[TrainingGroup], tmp_path: Path
+) -> None:
+    run = TrainingSettings(batch_size=4, **FAST)
+    trainer = DualEncoderTrainer(encoder_folder, groups, settings=run)
+    known_loss, refused = trainer.loss, []
+
+    def loss(batch: Any) -> torch.Tensor:
+        if not refused:
+            with pytest.raises(OSError, match="another process is training") as error:
+                DualEncoderTrainer(encoder_folder, groups, settings=run).train(tmp_path / "model")
+            refused.append(error)
+        return known_loss(batch)
+
+    trainer.loss = loss  # type: ignore[method-assign]
+    trainer.train(tmp_path / "model")
+    assert refused
+
+
+@contextmanager
+def small_disk(folder: Path) -> Iterator[tuple[Callable[[], object], Callable[[], object]]]:
+    """A file system of two megabytes; gives what fills it up, and what makes room again."""
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip(f"mounting a small disk is not permitted here: {mounted.stderr.decode().strip()}")
+
+    def fill() -> None:
+        free = os.statvfs(folder)
+        (folder / "ballast").write_bytes(bytes(free.f_bavail * free.f_frsize - 40_000))
+
+    try:
+        yield fill, (folder / "ballast").unlink
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@contextmanager
+def small_files(folder: Path) -> Iterator[tuple[Callable[[], object], Callable[[], object]]]:
+    """A folder; gives what forbids this process files of more than 40 kilobytes, and what allows them again."""
+    folder.mkdir()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    limit = partial(resource.setrlimit, resource.RLIMIT_FSIZE)
+    try:
+        yield lambda: limit((40_000, before[1])), lambda: limit(before)
+    finally:
+        limit(before)
+
+
+@pytest.mark.parametrize(
+    ("disk", "reason"),
+    [(small_disk, "No space left on device"), (small_files, "File too large")],
+    ids=["full", "limit"],
+)
+def test_a_disk_that_takes_no_more_stops_the_run_and_leaves_the_checkpoint_before_usable(
+    disk: Any, reason: str, encoder_folder: Path, groups: list[TrainingGroup], tmp_path: Path
+) -> None:
+    def trainer() -> DualEncoderTrainer:
+        run = TrainingSettings(batch_size=2, checkpoint_every=2, learning_rate=1e-3, **FAST)
+        return DualEncoderTrainer(encoder_folder, groups, settings=run)
+
+    whole, stopped, again = trainer(), trainer(), trainer()
+    result = whole.train(tmp_path / "whole")
+    output = tmp_path / "disk" / "model"
+    known_loss, taken = stopped.loss, []
+    with disk(tmp_path / "disk") as (fill, make_room):
+
+        def loss(batch: Any) -> torch.Tensor:
+            taken.append(batch)
+            if len(taken) == 4:  # after the first checkpoint
+                fill()
+            return known_loss(batch)
+
+        stopped.loss = loss  # type: ignore[method-assign]
+        with pytest.raises(OSError, match=rf"step 4 cannot be written: .*{reason}.*to continue after step 2"):
+            stopped.train(output)
+        assert [path.name for path in output.with_name("model.training").glob("*step*")] == ["step-2"]
+        make_room()
+        assert again.train(output) == result
+    assert torch.equal(weights(whole), weights(again))
+
+
+def test_a_damaged_checkpoint_is_named(encoder_folder: Path, groups: list[TrainingGroup], tmp_path: Path) -> None:
+    def trainer() -> DualEncoderTrainer:
+        run = TrainingSettings(batch_size=2, checkpoint_every=2, learning_rate=1e-3, **FAST)
+        return DualEncoderTrainer(encoder_folder, groups, settings=run)
+
+    output = tmp_path / "model"
+    interrupted(trainer(), output, after=5)
+    damaged = tmp_path / "model.training" / "step-4" / "weights.safetensors"
+    damaged.write_bytes(damaged.read_bytes()[:1000])
+    with pytest.raises(OSError, match=r"step-4/weights\.safetensors is damaged .* to continue from before it"):
+        trainer().train(output)
+    for path in (tmp_path / "model.training" / "step-4").iterdir():
+        path.unlink()
+    (tmp_path / "model.training" / "step-4").rmdir()
+    assert len(trainer().train(output).losses) == 8

@@ -1,0 +1,251 @@
+"""What recipes are written with: each method adds a stage, with all that it takes from the recipe's settings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rocketqa_haystack.data import read_qrels
+from rocketqa_haystack.data.files import read_lines
+from rocketqa_haystack.encoders.loading import kind_of, resolve
+from trainers.recipes.deliver import Deliver, Weigh
+from trainers.recipes.generation import Generate, RoundTrip
+from trainers.recipes.plan import File, GivenModel, Sizes
+from trainers.recipes.settings import Recipe, RerankerTraining, RetrieverTraining
+from trainers.recipes.stages import (
+    Asked,
+    Calibrate,
+    Data,
+    Denoised,
+    Encode,
+    Fuse,
+    Groups,
+    Labelled,
+    Lexical,
+    Mine,
+    Model,
+    PseudoLabelled,
+    Questions,
+    Runs,
+    Score,
+    Side,
+    TrainJoint,
+    TrainReranker,
+    TrainRetriever,
+    Undenoised,
+    Unlabelled,
+)
+
+
+class Composer:
+    """The stages of one recipe.
+
+    Attributes:
+        recipe: Its settings.
+        retriever: What the retriever starts from.
+        reranker: What the re-ranker starts from.
+        data: The labelled questions; those that are generated among them.
+        unlabelled: The unlabelled questions, if there are any.
+        systems: What is measured so far: a title and its rankings of the dev and test questions.
+    """
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+        self.retriever = GivenModel(recipe.retriever)
+        self.reranker = GivenModel(recipe.reranker or recipe.retriever)
+        self.unlabelled = Unlabelled(recipe.unlabelled) if recipe.unlabelled else None
+        self.systems: list[tuple[str, Runs]] = []
+        self._corpus = File(recipe.collection / "corpus.jsonl")
+        self._encoded: dict[str, Encode] = {}
+        self.data = Data(
+            "questions",
+            self._corpus,
+            self._file("queries.jsonl"),
+            self._split(recipe.splits.train),
+            self._split(recipe.splits.dev),
+            File(recipe.judgements) if recipe.judgements else None,
+            self._generated(),
+            recipe.seed,
+        )
+        self.asked = Asked("asked", self.data, self._file("queries.jsonl"), self._split(recipe.splits.test))
+        self.lexical = Lexical("bm25", self.asked, self._corpus, recipe.mining.k)
+        self.systems.append(("BM25", self.lexical))
+
+    def labelled(self) -> Labelled:
+        """The labelled questions, with BM25's negatives where the first step asks for them."""
+        lexical = None
+        if self.recipe.step1.lexical_negatives:
+            lexical = Lexical("bm25-negatives", self.data, self._corpus, self.recipe.mining.k)
+        return Labelled("labelled", self.data, self._corpus, lexical)
+
+    def train_retriever(
+        self, name: str, start: Model, groups: tuple[Groups, ...], training: RetrieverTraining, hard_negatives: int
+    ) -> Model:
+        """A retriever trained on groups; without epochs, the one that it would start from."""
+        if not training.epochs:
+            return start
+        recipe = self.recipe
+        return TrainRetriever(
+            name, start, groups, self.data, training, hard_negatives, recipe.lengths, recipe.title, recipe.seed
+        )
+
+    def train_reranker(self, name: str, start: Model, mined: Mine, training: RerankerTraining) -> Model:
+        """A re-ranker trained on the retriever's candidates; without epochs, the one that it would start from."""
+        if not training.epochs:
+            return start
+        groups = (self.undenoised(mined, training.negatives),)
+        return TrainReranker(name, start, groups, self.data, mined, training, self.recipe.lengths, self.recipe.seed)
+
+    def train_joint(
+        self, retriever: Model, reranker: Model, mined: Mine, denoised: tuple[Groups, ...]
+    ) -> tuple[Model, Model]:
+        """Both, trained on lists of the kinds that the recipe asks for; without epochs, what they would start from."""
+        joint = self.recipe.joint
+        if not joint.epochs:
+            return retriever, reranker
+        undenoised: tuple[Groups, ...] = (self.undenoised(mined, joint.list_length - 1),)
+        pools = {"hybrid": (undenoised, denoised), "undenoised": (undenoised, ()), "denoised": (denoised, ())}
+        first, second = pools[joint.lists]
+        recipe = self.recipe
+        stage = TrainJoint(
+            "joint", retriever, reranker, first, second, self.data, joint, recipe.lengths, recipe.title, recipe.seed
+        )
+        return Side(stage, "retriever"), Side(stage, "reranker")
+
+    def mine(self, name: str, retriever: Model, questions: Questions) -> Mine:
+        """The candidates of questions, from the retriever and what else the recipe names."""
+        mining = self.recipe.mining
+        other = File(mining.run) if mining.run else None
+        return Mine(name, questions, retriever, self._encode(retriever), self._corpus, mining.k, mining.bm25, other)
+
+    def score(self, name: str, reranker: Model, mined: Mine) -> Score:
+        """The re-ranker's logits of candidates and of labelled positives."""
+        return Score(name, mined.questions, reranker, mined, self._corpus, mined.most, with_positives=True)
+
+    def undenoised(self, mined: Mine, at_least: int) -> Undenoised:
+        """The labelled questions with all candidates as negatives."""
+        return Undenoised("undenoised", self.data, self._corpus, mined, at_least, self.recipe.seed)
+
+    def denoised(self, name: str, mined: Mine, scores: Score, at_least: int, all: bool = False) -> Denoised:
+        """The labelled questions with the negatives that the re-ranker is sure of."""
+        recipe = self.recipe
+        return Denoised(
+            name, self.data, self._corpus, mined, scores, self.calibration(scores), recipe.denoising, at_least, all,
+            recipe.seed,
+        )  # fmt: skip
+
+    def pseudo_labelled(
+        self, questions: Unlabelled, retriever: Model, reranker: Model, labels: Score, at_least: int, all: bool = False
+    ) -> PseudoLabelled:
+        """The unlabelled questions with the labels that the re-ranker is sure of."""
+        mined = self.mine("mine-unlabelled", retriever, questions)
+        scores = self.score("score-unlabelled", reranker, mined)
+        recipe = self.recipe
+        return PseudoLabelled(
+            "pseudo-labels", questions, self.data, self._corpus, mined, scores, self.calibration(labels),
+            recipe.denoising, at_least, all, recipe.seed,
+        )  # fmt: skip
+
+    def calibration(self, scores: Score) -> Calibrate | None:
+        """The temperature fitted on dev, where the recipe asks for it."""
+        return Calibrate("calibration", scores, self.data) if self.recipe.denoising.calibrate else None
+
+    def measure_retriever(self, title: str, name: str, retriever: Model) -> Mine:
+        """Adds a retriever to what is measured."""
+        found = Mine(name, self.asked, retriever, self._encode(retriever), self._corpus, self.recipe.mining.k)
+        self.systems.append((title, found))
+        return found
+
+    def measure_reranker(self, title: str, name: str, reranker: Model, candidates: Runs) -> Score:
+        """Adds a re-ranker of some candidates to what is measured."""
+        k = self.recipe.mining.k * (2 if isinstance(candidates, Fuse) else 1)
+        scores = Score(name, self.asked, reranker, candidates, self._corpus, k)
+        self.systems.append((title, scores))
+        return scores
+
+    def measure_untouched(self) -> None:
+        """Adds the models that the recipe starts from, as far as they rank without training."""
+        found = self.measure_retriever("untouched retriever", "measure-untouched", self.retriever)
+        if ranks(self.reranker):
+            self.measure_reranker("untouched retriever + re-ranker", "measure-untouched-reranker", self.reranker, found)
+
+    def deliver(self, retriever: Model, reranker: Model, scores: Score) -> Deliver:
+        """The end of a run: the final systems measured, models, store, pipelines and report.
+
+        Args:
+            retriever: The final one.
+            reranker: The final one.
+            scores: The denoising re-ranker's logits of the labelled questions' candidates.
+        """
+        recipe = self.recipe
+        found = self.measure_retriever("final retriever", "measure-final", retriever)
+        fused = Fuse("measure-hybrid", self.asked, found, self.lexical)
+        self.systems.append(("final retriever and BM25, fused", fused))
+        weighed = []
+        for title, name, candidates in (
+            ("final retriever + re-ranker", "final", found),
+            ("final retriever and BM25 + re-ranker", "hybrid", fused),
+        ):
+            logits = self.measure_reranker(title, f"rerank-{name}", reranker, candidates)
+            best = Weigh(f"weigh-{name}", self.asked, candidates, logits, recipe.measures[0])
+            self.systems.append((f"{title}, weighed", best))
+            weighed.append(best)
+        return Deliver(
+            "deliver", tuple(self.systems), retriever, reranker, self._encode(retriever), self._corpus, self.data,
+            self.asked, weighed[0], weighed[1], scores, self.calibration(scores), recipe.denoising, recipe.mining.k,
+            recipe.measures, recipe.seed,
+        )  # fmt: skip
+
+    def sizes(self) -> Sizes:
+        """How much of everything there is."""
+        recipe = self.recipe
+        passages = sum(1 for _ in read_lines(self._corpus.path))
+        generated = 0
+        if recipe.generation is not None:
+            generated = min(passages, recipe.generation.passages or passages) * recipe.generation.per_passage
+        train, dev, test = (
+            len(read_qrels(file.path)) if file else 0
+            for file in (self.data.train, self.data.dev, self._split(recipe.splits.test))
+        )
+        unlabelled = sum(1 for _ in read_lines(self.unlabelled.path)) if self.unlabelled else 0
+        return Sizes(passages, train + generated, dev, test, unlabelled, generated)
+
+    def _generated(self) -> RoundTrip | None:
+        """The generated questions that find their way back. A re-ranker that cannot rank yet is not asked."""
+        settings, seed = self.recipe.generation, self.recipe.seed
+        if settings is None:
+            return None
+        made = Generate("generate", self._corpus, settings.generator, settings.per_passage, settings.passages, seed)
+        mined = self.mine("mine-generated", self.retriever, made)
+        by_retriever = RoundTrip(
+            "round-trip-retriever", made, mined, None, settings.rank, settings.above, settings.dev_share, seed
+        )
+        reranker: Model = self.reranker
+        if not ranks(self.reranker):
+            # The questions that the retriever affirms teach a re-ranker, which then looks at all of them.
+            data = Data("questions-generated", self._corpus, None, None, None, None, by_retriever, seed)
+            candidates = self.mine("mine-questions-generated", self.retriever, data)
+            groups = Undenoised(
+                "undenoised-generated", data, self._corpus, candidates, self.recipe.step2.negatives, seed
+            )
+            reranker = TrainReranker(
+                "reranker-generated", self.reranker, (groups,), data, candidates, self.recipe.step2,
+                self.recipe.lengths, seed,
+            )  # fmt: skip
+        scores = Score("score-generated", made, reranker, mined, self._corpus, mined.most)
+        return RoundTrip("round-trip", made, mined, scores, settings.rank, settings.above, settings.dev_share, seed)
+
+    def _encode(self, retriever: Model) -> Encode:
+        name = f"encode-{len(self._encoded)}"
+        return self._encoded.setdefault(retriever.key, Encode(name, retriever, self._corpus))
+
+    def _split(self, name: str) -> File | None:
+        return self._file(Path("qrels") / f"{name}.tsv")
+
+    def _file(self, name: str | Path) -> File | None:
+        path = self.recipe.collection / name
+        return File(path) if path.is_file() else None
+
+
+def ranks(model: GivenModel) -> bool:
+    """Whether a model is a cross-encoder already, and not one that would get a new head."""
+    return kind_of(resolve(model.model)) == "cross-encoder"

@@ -1,0 +1,215 @@
+"""The end of a run: model folders, the indexed store, pipelines, judgements to look at, and the report."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rocketqa_haystack.data.files import atomic_folder, atomic_write, write_json
+from rocketqa_haystack.encoders import CrossEncoder, DualEncoder
+from rocketqa_haystack.evaluation import Run as Rankings
+from rocketqa_haystack.evaluation import iterate_run, measure, read_run, write_run
+from trainers.calibration import probabilities
+from trainers.mining import PASSAGES, read_vectors
+from trainers.recipes.corrections import find_doubts, write_doubts
+from trainers.recipes.plan import File, Stage
+from trainers.recipes.report import write_report
+from trainers.recipes.run import DONE, Run
+from trainers.recipes.settings import Denoising
+from trainers.recipes.stages import (
+    Asked,
+    Calibrate,
+    Data,
+    Encode,
+    Model,
+    Runs,
+    Score,
+    known_by_query,
+    run_corpus,
+    temperature,
+)
+
+#: Weights of the retriever that are tried on dev, in units of the spread of logits over that of its scores.
+WEIGHTS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)
+
+#: The weight where there are no dev questions.
+UNTUNED = 1.0
+
+#: Passages that a pipeline returns.
+TOP_K = 10
+
+DELIVERED = "delivered.json"
+
+
+@dataclass(frozen=True, eq=False)
+class Weigh(Runs):
+    """A re-ranker's logits plus the candidates' own scores times a weight, which is chosen on dev."""
+
+    candidates: Runs
+    logits: Score
+    measure: str
+
+    def run(self, folder: Path, run: Run) -> dict[str, Any]:
+        outcome: dict[str, Any] = {}
+        run.main_only(lambda: outcome.update(self._weigh(run)))
+        return outcome
+
+    def _weigh(self, run: Run) -> dict[str, Any]:
+        sets = {
+            name: (read_run(self.candidates.file(run, name)), read_run(self.logits.file(run, name)))
+            for name in self.questions.sets(run)
+        }
+        weight = 0.0
+        if sets:
+            tuned_on = sets.get("dev") or next(iter(sets.values()))
+            unit = _spread(tuned_on[1]) / (_spread(tuned_on[0]) or 1.0)
+            judged = self.questions.judged(run).get("dev")
+            chosen = UNTUNED
+            if judged:
+                tried = {w: measure(_weighed(*sets["dev"], w * unit), judged, [self.measure]) for w in WEIGHTS}
+                chosen = max(tried, key=lambda w: tried[w][self.measure])
+            weight = float(f"{chosen * unit:.3g}")
+        for name, (scores, logits) in sets.items():
+            write_run(self.file(run, name), _weighed(scores, logits, weight))
+        outcome = self.outcome(run, run.recipe.measures)
+        return {**outcome, "said": f"weight {weight:g}, {outcome.get('said', '')}", "weight": weight}
+
+
+def _weighed(scores: Rankings, logits: Rankings, weight: float) -> Rankings:
+    return {q: {id: logit + weight * scores[q][id] for id, logit in row.items()} for q, row in logits.items()}
+
+
+def _spread(run: Rankings) -> float:
+    """The standard deviation of a question's scores, on average."""
+    return float(np.mean([float(np.std(list(row.values()))) for row in run.values() if row] or [0.0]))
+
+
+@dataclass(frozen=True, eq=False)
+class Deliver(Stage):
+    """What a team takes away from a run."""
+
+    systems: tuple[tuple[str, Runs], ...]
+    retriever: Model
+    reranker: Model
+    encoded: Encode
+    corpus: File
+    data: Data
+    asked: Asked
+    dense: Weigh
+    hybrid: Weigh
+    scores: Score
+    calibration: Calibrate | None
+    denoising: Denoising
+    k: int
+    measures: tuple[str, ...]
+    seed: int
+
+    def run(self, folder: Path, run: Run) -> dict[str, Any]:
+        outcome: dict[str, Any] = {}
+        run.main_only(lambda: outcome.update(self._deliver(folder, run)))
+        return outcome
+
+    def _deliver(self, folder: Path, run: Run) -> dict[str, Any]:
+        for other in folder.parent.glob("deliver-*"):  # of other settings, whose place this takes
+            (other / DONE).unlink(missing_ok=True)
+        retriever, reranker = self.retriever.path(run), self.reranker.path(run)
+        self._put(run, "retriever", self.retriever.key, lambda path: DualEncoder.from_pretrained(
+            retriever, dtype="float32", device="cpu").save_pretrained(path))  # fmt: skip
+        self._put(run, "ranker", self.reranker.key, lambda path: CrossEncoder.from_pretrained(
+            reranker, dtype="float32", device="cpu").save_pretrained(path))  # fmt: skip
+        self._put(run, "store", self.encoded.key, lambda path: self._index(run, path))
+        weights = {"pipeline.yaml": self.dense, "pipeline-hybrid.yaml": self.hybrid}
+        for name, weigh in weights.items():
+            with atomic_write(run.folder / name) as file:
+                file.write(self._pipeline(run, float(run.outcome(weigh)["weight"]), name == "pipeline-hybrid.yaml"))
+        doubts = self._doubts(run)
+        return {"said": f"{run.folder / 'report.html'}", "doubts": doubts, "report": write_report(self, run, doubts)}
+
+    def _put(self, run: Run, name: str, key: str, write: Callable[[Path], None]) -> None:
+        """Writes a folder at the top of the run unless it is there already, in place of what an earlier run left."""
+        file, output = run.folder / DELIVERED, run.folder / name
+        delivered: dict[str, str] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        if delivered.get(name) == key and output.is_dir():
+            return
+        for unfinished in run.folder.glob(f".{name}.*"):
+            shutil.rmtree(unfinished)
+        if name in delivered:  # nothing but what a run has written is ever removed
+            shutil.rmtree(output, ignore_errors=True)
+        write_json(file, {**delivered, name: "unfinished"})
+        with atomic_folder(output) as folder:
+            write(folder)
+        write_json(file, {**delivered, name: key})
+
+    def _index(self, run: Run, folder: Path) -> None:
+        from haystack import Document
+        from tqdm.auto import tqdm
+
+        from rocketqa_haystack.document_stores.faiss import FAISSDocumentStore
+
+        corpus = run_corpus(run, self.corpus)
+        with FAISSDocumentStore(path=folder, similarity=self._similarity(run)) as store:
+            items, hidden = iter(corpus.items()), not run.show_progress
+            for vectors in tqdm(
+                read_vectors(run.of(self.encoded) / "vectors"),
+                desc="Indexing",
+                unit="part",
+                total=-(-len(corpus) // PASSAGES),
+                disable=hidden,
+            ):
+                chunk = islice(items, len(vectors))
+                documents = [Document(id=id, content=p.text, meta={"title": p.title}) for id, p in chunk]
+                store.write_vectors(documents, vectors)
+
+    def _similarity(self, run: Run) -> Any:
+        return DualEncoder.from_pretrained(self.retriever.path(run), device="cpu").store_similarity
+
+    def _pipeline(self, run: Run, weight: float, hybrid: bool) -> str:
+        from haystack import Pipeline
+        from haystack.components.joiners import DocumentJoiner
+
+        from rocketqa_haystack import FAISSBM25Retriever, FAISSDocumentStore, RocketQARanker, RocketQARetriever
+
+        home = run.folder.resolve()
+        store = FAISSDocumentStore(path=home / "store", similarity=self._similarity(run))
+        pipeline = Pipeline()
+        retriever = RocketQARetriever(model=home / "retriever", document_store=store, top_k=self.k)
+        pipeline.add_component("retriever", retriever)
+        ranker = RocketQARanker(model=home / "ranker", top_k=TOP_K, scale_score=False, retriever_weight=weight)
+        pipeline.add_component("ranker", ranker)
+        if hybrid:
+            pipeline.add_component("bm25", FAISSBM25Retriever(document_store=store, top_k=self.k))
+            pipeline.add_component("joiner", DocumentJoiner(join_mode="reciprocal_rank_fusion"))
+            pipeline.connect("retriever.documents", "joiner.documents")
+            pipeline.connect("bm25.documents", "joiner.documents")
+            pipeline.connect("joiner.documents", "ranker.documents")
+        else:
+            pipeline.connect("retriever.documents", "ranker.documents")
+        return pipeline.dumps()
+
+    def training_probabilities(self, run: Run) -> Iterator[tuple[str, dict[str, float]]]:
+        """The denoising re-ranker's probabilities of the training questions' candidates and labelled positives."""
+        heat = temperature(run, self.calibration)
+        for query_id, logits in iterate_run(self.scores.file(run, "train")):
+            yield query_id, probabilities(logits, heat)
+
+    def _doubts(self, run: Run) -> dict[str, int]:
+        queries, judged = self.data.sets(run)["train"], self.data.judged(run)["train"]
+        doubts = find_doubts(
+            dict(self.training_probabilities(run)),
+            queries,
+            known_by_query(queries, judged),
+            run_corpus(run, self.corpus),
+            below=self.denoising.negative_below,
+            above=self.denoising.positive_above,
+            judged=judged,
+        )
+        write_doubts(run.folder / "judgements.tsv", doubts)
+        labelled = sum(doubt.labelled for doubt in doubts)
+        return {"labelled": labelled, "unlabelled": len(doubts) - labelled}

@@ -1,0 +1,145 @@
+"""The stages that make questions from passages and keep those that find their way back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rocketqa_haystack.data import DataError, Qrels, write_qrels, write_queries
+from rocketqa_haystack.evaluation import read_run
+from trainers.augmentation import (
+    GeneratedQuestion,
+    QuestionMaker,
+    WordFrequencies,
+    different_questions,
+    llm_questions,
+    round_trip,
+    salient_questions,
+)
+from trainers.calibration import probabilities
+from trainers.parts import join_parts, make_parts
+from trainers.recipes.plan import File, Sizes, Stage
+from trainers.recipes.run import Run
+from trainers.recipes.settings import RecipeError
+from trainers.recipes.stages import Mine, Score, run_corpus
+
+#: Passages for which questions are made at a time: what a killed run has to ask a language model again.
+PASSAGES = 16
+
+
+@dataclass(frozen=True, eq=False)
+class Generate(Stage):
+    """Questions made from passages, each with its passage."""
+
+    corpus: File
+    generator: Mapping[str, Any] | None
+    per_passage: int
+    passages: int | None
+    seed: int
+
+    def run(self, folder: Path, run: Run) -> dict[str, Any]:
+        corpus = run_corpus(run, self.corpus)
+        ids = list(corpus)
+        if self.passages is not None:
+            chosen = np.random.default_rng(self.seed).permutation(len(ids))[: self.passages]
+            ids = [ids[place] for place in sorted(chosen.tolist())]
+        if not (folder / "questions.jsonl").is_file():
+            maker = self._maker(run)
+
+            def make(number: int, path: Path) -> None:
+                chunk = ids[number * PASSAGES : (number + 1) * PASSAGES]
+                made = maker([corpus[id] for id in chunk])
+                with path.open("w", encoding="utf-8") as file:
+                    for id, texts in zip(chunk, made, strict=True):
+                        for place, text in enumerate(texts):
+                            file.write(GeneratedQuestion(f"generated-{place}-{id}", text, id).line())
+
+            parts = make_parts(
+                folder / "parts",
+                -(-len(ids) // PASSAGES),
+                make,
+                suffix=".jsonl",
+                accelerator=run.accelerator,
+                description="Making questions",
+                show_progress=run.show_progress,
+            )
+            join_parts(parts, folder / "questions.jsonl", run.accelerator)
+        questions, kept = different_questions(self._read(run))
+        if not questions:
+            raise DataError("no questions could be made from the passages")
+        run.main_only(lambda: write_queries(folder / "queries.jsonl", {q.id: q.text for q in questions}))
+        return {"said": str(kept), "questions": kept.as_dict()}
+
+    def _maker(self, run: Run) -> QuestionMaker:
+        if self.generator is None:
+            return salient_questions(WordFrequencies.of(run_corpus(run, self.corpus).values()), self.per_passage)
+        return llm_questions(load_generator(self.generator), self.per_passage)
+
+    def _read(self, run: Run) -> list[GeneratedQuestion]:
+        with (run.of(self) / "questions.jsonl").open(encoding="utf-8") as file:
+            return [GeneratedQuestion.parse(line) for line in file]
+
+    def questions(self, run: Run) -> list[GeneratedQuestion]:
+        """Those that are not empty and that one passage only gave."""
+        return different_questions(self._read(run))[0]
+
+    def sets(self, run: Run) -> dict[str, dict[str, str]]:
+        return {"generated": {question.id: question.text for question in self.questions(run)}}
+
+    def judged(self, run: Run) -> dict[str, Qrels]:
+        return {"generated": {question.id: {question.passage_id: 1} for question in self.questions(run)}}
+
+    def count(self, sizes: Sizes) -> int:
+        return sizes.generated
+
+
+@dataclass(frozen=True, eq=False)
+class RoundTrip(Stage):
+    """The generated questions whose passage the retriever finds again and the re-ranker affirms."""
+
+    generated: Generate
+    mined: Mine
+    scores: Score | None
+    rank: int
+    above: float
+    dev_share: float
+    seed: int
+
+    def run(self, folder: Path, run: Run) -> dict[str, Any]:
+        found = None
+        if self.scores is not None:
+            found = {id: probabilities(row) for id, row in read_run(self.scores.file(run, "generated")).items()}
+        ranked = read_run(self.mined.file(run, "generated"))
+        questions, kept = round_trip(self.generated.questions(run), ranked, found, rank=self.rank, above=self.above)
+        if not questions:
+            raise DataError(f"no generated question survived the round trip ({kept})")
+        held = np.random.default_rng(self.seed).permutation(len(questions))[: int(self.dev_share * len(questions))]
+        dev = {int(place) for place in held}
+
+        def write() -> None:
+            write_queries(folder / "queries.jsonl", {q.id: q.text for q in questions})
+            for name, places in (("dev", dev), ("train", set(range(len(questions))) - dev)):
+                qrels = {questions[place].id: {questions[place].passage_id: 1} for place in sorted(places)}
+                write_qrels(folder / f"{name}.tsv", qrels)
+
+        run.main_only(write)
+        return {"said": str(kept), "questions": kept.as_dict()}
+
+
+def load_generator(description: Mapping[str, Any]) -> Any:
+    """A Haystack ChatGenerator of its description in a pipeline's YAML: `type` and `init_parameters`.
+
+    Raises:
+        RecipeError: There is no such class, Haystack does not allow it, or it does not take the parameters.
+    """
+    from haystack.core.serialization import component_from_dict, import_class_by_name
+
+    try:
+        kind = import_class_by_name(description["type"])
+        return component_from_dict(kind, {"init_parameters": {}, **description}, "generator")
+    except Exception as error:  # Haystack's and the component's own errors are of many kinds
+        raise RecipeError(f"generation.generator: {description['type']} cannot be made: {error}") from error
