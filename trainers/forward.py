@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from rocketqa_haystack.encoders.batching import Text, TokenizedTexts, token_budget_for, tokenize
 from trainers.dropout import fast_dropout
 from trainers.gathering import most_of_all_processes
+from trainers.heap import give_back_freed_memory
 from trainers.sharding import is_sharded
 
 
@@ -81,9 +82,13 @@ def forward_tokens(
     device = model.device
     contexts = replay_contexts(device)
 
+    def replayed(features: dict[str, Any]) -> Tensor:
+        give_back_freed_memory(device)
+        return run(features)
+
     def forward(batch: NDArray[np.int64]) -> Tensor:
         features = tokens.features(batch, device)
-        return checkpoint(run, features, use_reentrant=False, context_fn=contexts) if replay else run(features)
+        return checkpoint(replayed, features, use_reentrant=False, context_fn=contexts) if replay else run(features)
 
     batches = list(tokens.batches(token_budget_for(device)))
     parts = [forward(batch) for batch in batches]
