@@ -37,7 +37,7 @@ from trainers.training_data import Groups, check_training_data, open_groups
 class _Example:
     query_id: str
     query: str
-    passages: Sequence[Passage]  # one, or a list with the positive first
+    passages: tuple[Passage, ...]  # one, or a list with the positive first
     label: int = 1  # of the one
 
 
@@ -183,15 +183,15 @@ class CrossEncoderTrainer:
     def _list(self, seed: int, epoch: int, number: int) -> _Example:
         """A group's positive, then the negatives that it draws in this epoch."""
         group, generator = self.groups[number], example_generator(seed, epoch, number)
-        known = self._known[group.query]
-        return _Example(group.query_id, group.query, candidate_list(group, 1 + self.negatives, generator, known=known))
+        passages = candidate_list(group, 1 + self.negatives, generator, known=self._known[group.query])
+        return _Example(group.query_id, group.query, tuple(passages))
 
     def _pair(self, seed: int, epoch: int, position: int) -> _Example:
         """One of the group's list."""
         number = int(np.searchsorted(self._ends, position, side="right"))
         whole = self._list(seed, epoch, number)
         place = position - int(self._ends[number])  # from the end
-        return _Example(whole.query_id, whole.query, [whole.passages[place]], int(-place == len(whole.passages)))
+        return _Example(whole.query_id, whole.query, (whole.passages[place],), int(-place == len(whole.passages)))
 
     def _different_negatives(self, group: TrainingGroup) -> list[Passage]:
         return different_negatives(group, known=self._known[group.query])
