@@ -26,6 +26,7 @@ bench: .venv/.installed-dev
 	$(BIN)/python benchmarks/encode.py $(COLLECTION)
 	$(BIN)/python benchmarks/rank.py $(COLLECTION)
 	$(BIN)/python benchmarks/train.py $(COLLECTION)
+	$(BIN)/python benchmarks/memory.py $(COLLECTION)
 
 clean:
 	rm -rf .venv build

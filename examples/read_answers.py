@@ -16,7 +16,6 @@ A reader trained on four dozen questions is often wrong: one trained on SQuAD (`
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 from haystack import Document, Pipeline
@@ -24,74 +23,61 @@ from haystack_integrations.components.readers.transformers import TransformersEx
 
 from rocketqa_haystack import DualEncoder, FAISSDocumentStore, RocketQARetriever
 from rocketqa_haystack.cli.demo.encoder import small_encoder
-from rocketqa_haystack.data import Collection, load_collection
+from rocketqa_haystack.data import Collection, load_answered_collection
+from rocketqa_haystack.evaluation import exact_match
+from trainers import ReaderTrainer, TrainingSettings, mine_distractors
 
 
 def main() -> None:
     """Asks all test questions."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--collection", type=Path, default=Path("examples/handbook"), help="a folder in BEIR layout")
-    parser.add_argument("--retriever", type=Path, help="a dual encoder; all-MiniLM-L6-v2 by default")
+    parser.add_argument("--model", type=Path, help="retriever, and start of the reader; all-MiniLM-L6-v2 by default")
     parser.add_argument("--reader", type=Path, help="a question-answering model; trained here by default")
     parser.add_argument("--output", type=Path, default=Path("build/examples/reader"), help="where a trained one goes")
     parser.add_argument("--epochs", type=int, default=20, help="of its training")
     arguments = parser.parse_args()
-    retriever = arguments.retriever or small_encoder()
+    model = arguments.model or small_encoder()
     reader = arguments.reader or arguments.output
     if not reader.exists():
-        train_reader(arguments.collection, retriever, reader, arguments.epochs)
+        train_reader(arguments.collection, model, reader, arguments.epochs)
 
-    collection = load_collection(arguments.collection, "test")
-    pipeline = compose(collection, retriever, reader)
-    right = 0
-    answers = read_answers(arguments.collection / "queries.jsonl")
-    for query_id, question in collection.queries.items():
+    test = load_answered_collection(arguments.collection, "test")
+    pipeline = compose(test.collection, model, reader)
+    right = 0.0
+    for query_id, question in test.collection.queries.items():
         result = pipeline.run({"retriever": {"query": question}, "reader": {"query": question}})
         best = result["reader"]["answers"][0]
-        is_right = normal(best.data) in map(normal, answers[query_id])
+        is_right = exact_match(best.data, test.answers[query_id])
         right += is_right
-        place = best.document.meta["title"] if best.document else "no passage"
-        print(f"{'*' if is_right else ' '} {question}\n    {best.data}  ({place}, {best.score:.2f})")
-    print(f"\nexact match: {right} of {len(collection.queries)} questions")
+        print(
+            f"{'*' if is_right else ' '} {question}\n    {best.data}  ({best.document.meta['title']}, {best.score:.2f})"
+        )
+    print(f"\nexact match: {right:.0f} of {len(test.collection.queries)} questions")
 
 
-def compose(collection: Collection, retriever: Path, reader: Path) -> Pipeline:
+def train_reader(collection: Path, model: Path, output: Path, epochs: int) -> None:
+    """Trains a reader on the answers of the train split, with passages that the retriever finds as distractors."""
+    train = load_answered_collection(collection, "train")
+    questions = train.questions(mine_distractors(DualEncoder.from_pretrained(model), train))
+    settings = TrainingSettings(epochs=epochs, batch_size=16, learning_rate=1e-4)
+    ReaderTrainer(model, questions, settings=settings, max_length=64).train(output)
+
+
+def compose(collection: Collection, model: Path, reader: Path) -> Pipeline:
     """The pipeline over a collection's passages."""
-    encoder = DualEncoder.from_pretrained(retriever)
+    encoder = DualEncoder.from_pretrained(model)
     store = FAISSDocumentStore(similarity=encoder.store_similarity)
     documents = [Document(id=id, content=p.text, meta={"title": p.title}) for id, p in collection.corpus.items()]
     store.write_vectors(documents, encoder.encode_passages(list(collection.corpus.values())))
     pipeline = Pipeline()
-    pipeline.add_component("retriever", RocketQARetriever(model=retriever, document_store=store, top_k=5))
+    pipeline.add_component("retriever", RocketQARetriever(model=model, document_store=store, top_k=5))
     pipeline.add_component(
         "reader",
         TransformersExtractiveReader(model=str(reader), top_k=1, no_answer=False, max_seq_length=64, stride=16),
     )
     pipeline.connect("retriever.documents", "reader.documents")
     return pipeline
-
-
-def train_reader(collection: Path, retriever: Path, output: Path, epochs: int) -> None:
-    """Trains a reader on the answers of the collection's train split, with distractors that the retriever finds."""
-    from rocketqa_haystack.data import load_answered_collection
-    from trainers import ReaderTrainer, TrainingSettings, mine_distractors
-
-    data = load_answered_collection(collection, "train")
-    questions = data.questions(mine_distractors(DualEncoder.from_pretrained(retriever), data))
-    settings = TrainingSettings(epochs=epochs, batch_size=16, learning_rate=1e-4)
-    ReaderTrainer(small_encoder(), questions, settings=settings, negatives=3, max_length=64).train(output)
-
-
-def read_answers(queries: Path) -> dict[str, list[str]]:
-    """The right answers by question id."""
-    records = map(json.loads, queries.read_text(encoding="utf-8").splitlines())
-    return {record["_id"]: record["answers"] for record in records}
-
-
-def normal(text: str | None) -> str:
-    """A text without case, punctuation and articles, nearly as SQuAD compares them."""
-    words = "".join(c if c.isalnum() else " " for c in (text or "").lower()).split()
-    return " ".join(word for word in words if word not in ("a", "an", "the"))
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 from made_up_answers import made_up
+from made_up_words import WORDS
 from parity_set import FOLDER as PARITY_SET
 from sentence_transformers import CrossEncoder as SentenceTransformersCrossEncoder
 from sentence_transformers import SentenceTransformer
@@ -33,8 +34,6 @@ from trainers import ReaderTrainer, TrainingSettings
 collect_ignore = [] if PARITY_SET.is_dir() else ["test_official_training.py"]
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-SYLLABLES = ["ba", "be", "bi", "da", "de", "di", "ka", "ke", "ki", "ma", "me", "mi", "ra", "re", "ri", "ta", "te", "ti"]
-WORDS = [first + second for first in SYLLABLES for second in SYLLABLES]
 
 
 @pytest.fixture(scope="session")

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import random
 
-from rocketqa_haystack.data import AnsweredQuestion, Passage, find_answers
+from made_up_words import WORDS
 
-SYLLABLES = ["ba", "be", "bi", "da", "de", "di", "ka", "ke", "ki", "ma", "me", "mi"]
-WORDS = [first + second for first in SYLLABLES for second in SYLLABLES]
+from rocketqa_haystack.data import AnsweredQuestion, Passage, find_answers
 
 
 def made_up(count: int, seed: int, length: int = 12) -> list[AnsweredQuestion]:

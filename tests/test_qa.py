@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 from haystack import Document, Pipeline
-from made_up_answers import WORDS, made_up
+from made_up_answers import made_up
+from made_up_words import WORDS
 
 from rocketqa_haystack import FAISSDocumentStore, RocketQADocumentEmbedder
 from rocketqa_haystack.cli.main import main

@@ -202,6 +202,28 @@ def test_the_re_ranker_learns_to_rank_the_retrievers_candidates(
     assert RocketQARanker(model=tmp_path / "ranker").run(query="mama", documents=[])["documents"] == []
 
 
+@pytest.mark.parametrize("ranker", ["ranker_folder", "two_way_ranker_folder"])
+def test_a_re_ranker_learns_from_lists(ranker: str, request: pytest.FixtureRequest) -> None:
+    folder: Path = request.getfixturevalue(ranker)
+    passages = [Passage("dada"), Passage("kaka"), Passage("tata")]
+    groups = [
+        TrainingGroup("1", "mama", ("p",), (passages[0],), ("n", "m"), tuple(passages[1:])),
+        TrainingGroup("2", "baba", ("p",), (passages[2],), ("n",), (passages[1],)),  # a shorter list
+    ]
+    run = TrainingSettings(batch_size=2, **FAST)
+    trainer = CrossEncoderTrainer(folder, groups, settings=run, loss="listwise", negatives=2)
+    encoder = CrossEncoder.from_pretrained(folder, device="cpu", dtype="float32")
+    expected = []
+    for query, (positive, *negatives) in (("mama", passages), ("baba", [passages[2], passages[1]])):
+        scores = encoder.logits([(query, positive), *((query, passage) for passage in negatives)])
+        expected.append(math.log(np.exp(scores - scores[0]).sum()))
+    (batch,) = trainer._batches(0)
+    loss = trainer.loss(batch)  # in evaluation mode: no dropout
+    assert loss is not None
+    assert loss.item() == pytest.approx(np.mean(expected), abs=1e-5)
+    assert len(trainer.train().losses) == 1
+
+
 @pytest.mark.parametrize("start", ["language_model", "encoder_folder", "two_way_ranker_folder"])
 def test_a_re_ranker_starts_from_any_encoder(
     start: str, collection: Collection, tmp_path: Path, request: pytest.FixtureRequest

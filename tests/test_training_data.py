@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import WORDS
+from made_up_words import WORDS
 
 from rocketqa_haystack import DualEncoder, Passage
 from rocketqa_haystack.data import TrainingGroup, TrainingGroups, write_groups
@@ -54,7 +54,7 @@ def negatives_of(kind: str, trainer: Any) -> list[tuple[str, Passage]]:
     """Queries with their own negatives, over three epochs."""
     every = [example for epoch in range(3) for batch in trainer._batches(epoch) for example in batch]
     if kind == "cross":
-        return [(pair.query, pair.passage) for pair in every if not pair.label]
+        return [(pair.query, passage) for pair in every for passage in pair.passages if not pair.label]
     if kind == "joint":
         return [(one.query, passage) for one in every for passage in one.passages[1:]]
     return [(example.query, passage) for example in every for passage in example.negatives]
@@ -108,7 +108,7 @@ def test_a_re_ranker_sees_each_groups_positive_and_its_negatives_once_an_epoch(
         positives = Counter(pair.query_id for pair in pairs if pair.label)
         assert positives == Counter(group.query_id for group in groups)
         for group in groups:
-            drawn = [pair.passage for pair in pairs if pair.query_id == group.query_id and not pair.label]
+            drawn = [pair.passages[0] for pair in pairs if pair.query_id == group.query_id and not pair.label]
             assert len(drawn) == len(set(drawn)) == min(2, len(set(group.negatives) - known[group.query]))
         epochs.append(Counter(pairs))
     assert epochs[0] != epochs[1], "negatives are drawn anew"

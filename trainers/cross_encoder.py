@@ -1,4 +1,4 @@
-"""Training a cross-encoder on single pairs (RocketQA, section 4.2: the re-ranker that later denoises the negatives)."""
+"""Training a cross-encoder (RocketQA, section 4.2: the re-ranker that later denoises the negatives)."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -18,15 +19,14 @@ from trainers.fingerprints import describe, model_name
 from trainers.forward import forward_in_batches
 from trainers.gathering import process_slice
 from trainers.loop import Task, TrainingResult, start_accelerator, train
-from trainers.losses import pointwise_loss
+from trainers.losses import as_lists, listwise_loss, pointwise_loss, relevance
 from trainers.sampling import (
     EpochBatches,
     KnownPositives,
+    candidate_list,
     different_negatives,
     example_generator,
     known_positives,
-    sample_negatives,
-    sample_positive,
 )
 from trainers.settings import TrainingSettings
 from trainers.sharding import is_sharded
@@ -34,15 +34,18 @@ from trainers.training_data import Groups, check_training_data, open_groups
 
 
 @dataclass(frozen=True)
-class _Pair:
+class _Example:
     query_id: str
     query: str
-    passage: Passage
-    label: int
+    passages: tuple[Passage, ...]  # one, or a list with the positive first
+    label: int = 1  # of the one
 
 
 class CrossEncoderTrainer:
     """Trains a re-ranker to tell a query's positive from negatives out of the retriever's top k.
+
+    Pair by pair, as in RocketQA, so that a score is a probability; or list by list, as in RocketQAv2, which learns to
+    rank from fewer questions.
 
     ```python
     from rocketqa_haystack.data import read_groups
@@ -59,7 +62,8 @@ class CrossEncoderTrainer:
             relevant.
         dev: Questions to evaluate on, with `dev_candidates`, by RR@10 after re-ranking; the best weights seen are kept.
         dev_candidates: A retriever's run over the questions of `dev`.
-        settings: Epochs, batch size (in pairs), learning rate and the like.
+        settings: Epochs, batch size (in pairs, or in lists), learning rate and the like.
+        loss: `pointwise` (RocketQA, section 3.2) or `listwise` (RocketQAv2, section 3.2).
         negatives: Negatives sampled for each positive, anew in every epoch (RocketQA has 4 on MS MARCO, 1 on NQ).
         max_length: Longest pair in tokens; None keeps the model's.
         exclude_known_positives: Whether a passage that answers a query by any group is kept from being its negative.
@@ -81,10 +85,13 @@ class CrossEncoderTrainer:
         dev: Collection | None = None,
         dev_candidates: Run | None = None,
         settings: TrainingSettings | None = None,
+        loss: Literal["pointwise", "listwise"] = "pointwise",
         negatives: int = 4,
         max_length: int | None = None,
         exclude_known_positives: bool = True,
     ) -> None:
+        if loss not in ("pointwise", "listwise"):
+            raise ValueError(f"loss must be pointwise or listwise, but got {loss!r}")
         if negatives < 1:
             raise ValueError(f"negatives must be at least 1, but got {negatives}")
         if (dev is None) != (dev_candidates is None):
@@ -100,6 +107,7 @@ class CrossEncoderTrainer:
         )
         self._known = known_positives(self.groups) if exclude_known_positives else KnownPositives(())
         self.negatives = negatives
+        self.listwise = loss == "listwise"
         # A pair's place in the data: a group's pairs follow those of the groups before it.
         counts = (1 + min(negatives, len(self._different_negatives(group))) for group in self.groups)
         self._ends = np.cumsum(np.fromiter(counts, np.int64, len(self.groups)))
@@ -112,6 +120,7 @@ class CrossEncoderTrainer:
         self._options = {
             "trainer": type(self).__name__,
             "model": model_name(model),
+            "loss": loss,
             "negatives": negatives,
             "exclude_known_positives": exclude_known_positives,
             **asdict(self.encoder.settings),
@@ -135,44 +144,54 @@ class CrossEncoderTrainer:
             options=self._options,
             data=describe(self.groups, self.dev),
             evaluate=partial(self._evaluate, self.dev) if self.dev is not None else None,
-            unit="pair",
+            unit="list" if self.listwise else "pair",
             description="Training the re-ranker",
         )
         return train(task, output)
 
-    def loss(self, batch: Sequence[_Pair]) -> Tensor | None:
-        """This process's share of the loss of a batch of all processes; None where it has no pair of it."""
+    def loss(self, batch: Sequence[_Example]) -> Tensor | None:
+        """This process's share of the loss of a batch of all processes; None where it has no example of it."""
         own = batch[process_slice(len(batch))]
         if not own and not is_sharded(self.encoder.model):
             return None
-        logits = forward_in_batches(
+        outputs = forward_in_batches(
             self.encoder.model,
-            [self.encoder.pair_text((pair.query, pair.passage)) for pair in own],
+            [self.encoder.pair_text((one.query, passage)) for one in own for passage in one.passages],
             "scores",
             prompt=self.encoder.prompt,
             max_length=self.encoder.settings.passage_max_length,
             replay=self.settings.gradient_caching,
         )
-        labels = torch.tensor([pair.label for pair in own], device=logits.device)
-        with torch.autocast(logits.device.type, enabled=False):
-            return pointwise_loss(logits, labels, total=len(batch))
+        if not own:
+            return outputs.sum()  # of nothing, but all that was run takes part
+        with torch.autocast(outputs.device.type, enabled=False):
+            if self.listwise:
+                logits, mask = as_lists(relevance(outputs), [len(one.passages) for one in own])
+                return listwise_loss(logits, mask=mask, total=len(batch))
+            labels = torch.tensor([one.label for one in own], device=outputs.device)
+            return pointwise_loss(outputs, labels, total=len(batch))
 
-    def _batches(self, epoch: int) -> EpochBatches[_Pair]:
-        per_step = self.settings.batch_size * self.accelerator.num_processes
-        seed = self.settings.seed
-        return EpochBatches(
-            int(self._ends[-1]), per_step, seed, epoch, lambda position, _: self._pair(seed, epoch, position)
-        )
+    def _batches(self, epoch: int) -> EpochBatches[_Example]:
+        per_step, seed = self.settings.batch_size * self.accelerator.num_processes, self.settings.seed
+        if self.listwise:
+            return EpochBatches(
+                len(self.groups), per_step, seed, epoch, lambda number, _: self._list(seed, epoch, number)
+            )
+        pairs = int(self._ends[-1])
+        return EpochBatches(pairs, per_step, seed, epoch, lambda position, _: self._pair(seed, epoch, position))
 
-    def _pair(self, seed: int, epoch: int, position: int) -> _Pair:
-        """The group's positive, or one of the negatives that the group draws in this epoch, all from one generator."""
+    def _list(self, seed: int, epoch: int, number: int) -> _Example:
+        """A group's positive, then the negatives that it draws in this epoch."""
+        group, generator = self.groups[number], example_generator(seed, epoch, number)
+        passages = candidate_list(group, 1 + self.negatives, generator, known=self._known[group.query])
+        return _Example(group.query_id, group.query, tuple(passages))
+
+    def _pair(self, seed: int, epoch: int, position: int) -> _Example:
+        """One of the group's list."""
         number = int(np.searchsorted(self._ends, position, side="right"))
-        group, left = self.groups[number], int(self._ends[number]) - position
-        generator = example_generator(seed, epoch, number)
-        positive = sample_positive(group, generator)
-        negatives = sample_negatives(group, self.negatives, generator, known=self._known[group.query])
-        passage, label = (negatives[-left], 0) if left <= len(negatives) else (positive, 1)
-        return _Pair(group.query_id, group.query, passage, label)
+        whole = self._list(seed, epoch, number)
+        place = position - int(self._ends[number])  # from the end
+        return _Example(whole.query_id, whole.query, (whole.passages[place],), int(-place == len(whole.passages)))
 
     def _different_negatives(self, group: TrainingGroup) -> list[Passage]:
         return different_negatives(group, known=self._known[group.query])

@@ -12,10 +12,12 @@ from numpy.typing import NDArray
 from sentence_transformers.base.model import BaseModel
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
 
 from rocketqa_haystack.encoders.batching import Text, TokenizedTexts, token_budget_for, tokenize
 from trainers.dropout import fast_dropout
 from trainers.gathering import most_of_all_processes
+from trainers.heap import give_back_freed_memory
 from trainers.sharding import is_sharded
 
 
@@ -48,7 +50,7 @@ def forward_in_batches(
     Returns:
         The outputs as float32, shape [len(texts), width], in the order of the texts.
     """
-    # Sharded weights are put together by all processes, for each batch: those with fewer go along with an empty text.
+    # A process without texts goes along with an empty one, see `forward_tokens`.
     tokens = tokenize(model, texts or [""], prompt=prompt, task=task, max_length=max_length)
     options = {"task": task} if task is not None else {}
 
@@ -56,40 +58,43 @@ def forward_in_batches(
         result: Tensor = model(features, **options)[output]
         return result.reshape(len(result), -1).float()
 
-    return forward_tokens(run, tokens, model.device, replay=replay, sharded=is_sharded(model))[: len(texts)]
+    return forward_tokens(model, run, tokens, replay=replay)[: len(texts)]
 
 
 def forward_tokens(
+    model: BaseModel | PreTrainedModel,
     run: Callable[[dict[str, Any]], Tensor],
     tokens: TokenizedTexts,
-    device: torch.device,
     *,
     replay: bool = False,
-    sharded: bool = False,
 ) -> Tensor:
     """Runs a model over tokenised texts; see `forward_in_batches`.
 
     Args:
-        run: From a batch as the model takes it to its outputs, one row for each text, the same shape for all batches.
-        tokens: The texts.
-        device: Where the model is.
+        model: The model.
+        run: From a batch as it takes it to its outputs, one row for each text, the same shape for all batches.
+        tokens: The texts, at least one.
         replay: Trade a second forward pass for the memory of all batches but one.
-        sharded: Whether the model's weights are spread over processes, which must run it equally often.
 
     Returns:
         The outputs in the order of the texts, shape [texts, ...].
     """
+    device = model.device
     contexts = replay_contexts(device)
+
+    def replayed(features: dict[str, Any]) -> Tensor:
+        give_back_freed_memory(device)
+        return run(features)
 
     def forward(batch: NDArray[np.int64]) -> Tensor:
         features = tokens.features(batch, device)
-        return checkpoint(run, features, use_reentrant=False, context_fn=contexts) if replay else run(features)
+        return checkpoint(replayed, features, use_reentrant=False, context_fn=contexts) if replay else run(features)
 
     batches = list(tokens.batches(token_budget_for(device)))
     parts = [forward(batch) for batch in batches]
-    if sharded:
-        most = most_of_all_processes(len(batches), device)
-        parts += [forward(batches[0])[:0] for _ in range(most - len(batches))]
+    if is_sharded(model):
+        # Sharded weights are put together by all processes, for each batch: those with fewer batches go along.
+        parts += [forward(batches[0])[:0] for _ in range(most_of_all_processes(len(batches), device) - len(batches))]
     order = torch.from_numpy(np.concatenate(batches)).argsort()
     return torch.cat(parts)[order.to(device)]
 

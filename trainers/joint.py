@@ -19,7 +19,7 @@ from trainers.fingerprints import describe, model_name
 from trainers.forward import forward_in_batches
 from trainers.gathering import as_share, gather_rows, process_slice
 from trainers.loop import Task, TrainingResult, start_accelerator, train
-from trainers.losses import JointLossSettings, joint_loss
+from trainers.losses import JointLossSettings, as_lists, joint_loss, relevance
 from trainers.retriever import TrainedRetriever
 from trainers.sampling import EpochBatches, KnownPositives, candidate_list, known_positives
 from trainers.settings import TrainingSettings
@@ -216,14 +216,13 @@ class JointTrainer:
             )
         if not lists:
             return outputs.sum() + queries.sum() + vectors.sum()  # of nothing, but all that was run takes part
-        logits = outputs[:, 1] - outputs[:, 0] if outputs.shape[1] == 2 else outputs[:, 0]
-        lengths = torch.tensor([len(one.passages) for one in lists], device=logits.device)
-        with torch.autocast(logits.device.type, enabled=False):
-            own_query = queries.float().repeat_interleave(lengths, dim=0)
-            scores = (own_query * vectors.float()).sum(dim=1) / self.retriever.temperature
-            mask = torch.arange(int(lengths.max()), device=logits.device) < lengths.unsqueeze(1)
-            blank = torch.zeros(mask.shape, device=logits.device)
-            scores, logits = blank.masked_scatter(mask, scores), blank.masked_scatter(mask, logits)
+        lengths = [len(one.passages) for one in lists]
+        with torch.autocast(outputs.device.type, enabled=False):
+            repeats = torch.tensor(lengths, device=outputs.device)
+            own_query = queries.float().repeat_interleave(repeats, dim=0)
+            similarities = (own_query * vectors.float()).sum(dim=1) / self.retriever.temperature
+            scores, mask = as_lists(similarities, lengths)
+            logits, _ = as_lists(relevance(outputs), lengths)
             return joint_loss(scores, logits, mask, self.joint_loss, total=total).total
 
     def _batches(self, epoch: int) -> EpochBatches[_List]:

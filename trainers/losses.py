@@ -7,6 +7,7 @@ batch's, and so do their gradients.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -124,6 +125,21 @@ def reader_loss(
     others = torch.cat([none, selection[:, 1:]], dim=1).logsumexp(1)
     refused = torch.where(answerable, others, 0)
     return _mean(found + selection_weight * (chosen + refused), total)
+
+
+def relevance(outputs: Tensor) -> Tensor:
+    """One logit for each pair, shape [pairs]: a re-ranker's one output, or what its two differ by.
+
+    Args:
+        outputs: Shape [pairs, 1], or [pairs, 2] for (not relevant, relevant).
+    """
+    return outputs[:, 1] - outputs[:, 0] if outputs.shape[1] == 2 else outputs[:, 0]
+
+
+def as_lists(values: Tensor, lengths: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Rows of the given lengths out of values one after another, and True where they are: each [lists, longest]."""
+    mask = torch.arange(max(lengths), device=values.device) < torch.tensor(lengths, device=values.device).unsqueeze(1)
+    return torch.zeros(mask.shape, device=values.device).masked_scatter(mask, values), mask
 
 
 @dataclass(frozen=True)

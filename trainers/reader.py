@@ -25,6 +25,7 @@ from trainers.reader_model import CALIBRATION, HEAD, Reader
 from trainers.reader_windows import Window, as_tokenized, windows
 from trainers.sampling import EpochBatches
 from trainers.settings import TrainingSettings
+from trainers.sharding import is_sharded
 
 #: Instead of minus infinity, which would make NaN of the gradient of passages that only fill up.
 NOWHERE = -1e6
@@ -148,9 +149,14 @@ class ReaderTrainer:
     def loss(self, batch: Sequence[_Example]) -> Tensor | None:
         """This process's share of the loss of a batch of all processes; None where it has no question of it."""
         own = batch[process_slice(len(batch))]
-        if not any(example.windows for example in own):
-            return None
-        start, end = self._logits([window for example in own for window in example.windows])
+        chosen = [window for example in own for window in example.windows]
+        if not chosen:
+            if not is_sharded(self.reader.model):
+                return None
+            # Sharded weights are put together by all processes: this one goes along.
+            start, end = self._logits(self._windows("?", Passage("?")))
+            return 0 * (start.sum() + end.sum())
+        start, end = self._logits(chosen)
         with torch.autocast(start.device.type, enabled=False):
             most = max(len(example.windows) for example in own)
             shape = (len(own), most, start.shape[1])
@@ -203,7 +209,7 @@ class ReaderTrainer:
             return functional.pad(logits, (0, width - logits.shape[2]))
 
         tokens = as_tokenized(chosen, self.reader.tokenizer.pad_token_id or 0)
-        logits = forward_tokens(run, tokens, self.reader.model.device, replay=self.settings.gradient_caching)
+        logits = forward_tokens(self.reader.model, run, tokens, replay=self.settings.gradient_caching)
         position = torch.arange(width, device=logits.device)
         begin, stop = torch.tensor([window.in_text for window in chosen], device=logits.device).T[..., None]
         masked = (CALIBRATION * logits).masked_fill(~((begin <= position) & (position < stop))[:, None], NOWHERE)

@@ -82,6 +82,7 @@ def train_cross_encoder(
     output: Path,
     retriever: str | None = None,
     candidates: int = 50,
+    loss: Literal["pointwise", "listwise"] = "pointwise",
     negatives: int = 4,
     max_length: int | None = None,
     data_cache: Path | None = None,
@@ -90,7 +91,7 @@ def train_cross_encoder(
     """Train a re-ranker to tell the passages that answer a question from others that a retriever finds for it.
 
     Args:
-        settings: Epochs, batch size (in pairs), learning rate and the like.
+        settings: Epochs, batch size (in pairs, or in lists), learning rate and the like.
         model: What to start from: a cross-encoder, or any encoder, which gets a new head.
         data: A BEIR folder (its splits train and, to evaluate on, dev), or a file of training groups with negatives:
             JSON lines as Tevatron has them, the official toolkit's TSV of 4 or 6 columns, or DPR's JSON; gzip files
@@ -98,6 +99,7 @@ def train_cross_encoder(
         output: The model folder to write.
         retriever: The dual encoder whose top passages are the negatives. A BEIR folder needs one.
         candidates: Passages that the retriever returns for each question.
+        loss: Learn pair by pair, so that a score is a probability, or list by list, which learns to rank from less.
         negatives: Negatives sampled for each positive in an epoch.
         max_length: Longest pair of question and passage in tokens; the model's own by default.
         data_cache: A folder to keep the file's training groups in as they were read, so that other processes and later
@@ -126,7 +128,14 @@ def train_cross_encoder(
         groups = mine_groups(encoder, collection, candidates, vectors=vectors, show_progress=progress)
         run = retrieve(encoder, dev.corpus, dev.queries, candidates, vectors=vectors) if dev is not None else None
     trainer = CrossEncoderTrainer(
-        model, groups, dev=dev, dev_candidates=run, settings=settings, negatives=negatives, max_length=max_length
+        model,
+        groups,
+        dev=dev,
+        dev_candidates=run,
+        settings=settings,
+        loss=loss,
+        negatives=negatives,
+        max_length=max_length,
     )
     _announce(groups, trainer)
     report(trainer.train(output), output, trainer)

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rocketqa_haystack.data import DataError, Passage, TrainingGroup, TrainingGroups, read_groups, write_groups
@@ -48,6 +48,7 @@ def test_thumbs_down_before_any_thumbs_up_wait_for_it_and_are_not_lost(
     assert (group.query, group.positives, group.negatives) == ("stuck?", (GOOD,), (BAD,))
 
 
+@settings(deadline=None, max_examples=40)  # every vote waits for the disk
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from("12"), st.sampled_from(["up", "down"])), min_size=1))
 def test_the_last_vote_on_a_passage_counts(
     tmp_path_factory: pytest.TempPathFactory, votes: list[tuple[str, str, Vote]]
