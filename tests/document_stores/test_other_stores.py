@@ -4,6 +4,7 @@ import importlib.util
 import os
 import pwd
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -79,7 +80,7 @@ def postgresql() -> Iterator[str]:
             wait_for(address, server, log)
             yield address
         finally:
-            server.terminate()
+            server.send_signal(signal.SIGINT)  # which does not wait for clients to leave
             server.wait(30)
     finally:
         shutil.rmtree(place)
