@@ -95,7 +95,9 @@ def train_retriever(model: Path, collection: Path, output: Path, options: dict[s
 
 def train_sharded(kind: str, model: Path, reranker: Path, collection: Path, output: Path) -> None:
     """Trains with weights that are spread over the processes, as `accelerate launch --use_fsdp` asks for it."""
-    os.environ.update(ACCELERATE_USE_FSDP="true", FSDP_VERSION="2", FSDP_AUTO_WRAP_POLICY="TRANSFORMER_BASED_WRAP")
+    os.environ.update(ACCELERATE_USE_FSDP="true", FSDP_VERSION="2", FSDP_CPU_RAM_EFFICIENT_LOADING="true")
+    if kind in ("retriever", "joint"):
+        os.environ["FSDP_AUTO_WRAP_POLICY"] = "TRANSFORMER_BASED_WRAP"
     train_kind(kind, model, reranker, collection, output)
 
 
@@ -115,6 +117,8 @@ def train_kind(kind: str, model: Path, reranker: Path, collection: Path, output:
     trainer = {
         "retriever": lambda: DualEncoderTrainer(model, groups, dev=dev, settings=settings),
         "adapters": lambda: DualEncoderTrainer(model, groups, dev=dev, settings=replace(settings, lora_rank=2)),
+        "worse": lambda: DualEncoderTrainer(model, groups, dev=dev, settings=replace(settings, learning_rate=5.0)),
+        "new head": lambda: CrossEncoderTrainer(model, groups, settings=settings, loss="listwise"),
         "reranker": lambda: CrossEncoderTrainer(reranker, groups[:5] + groups[:4], settings=settings, negatives=1),
         "joint": lambda: JointTrainer(model, reranker, groups, settings=settings, list_length=2, contrastive_weight=1),
     }[kind]()

@@ -6,6 +6,7 @@ import math
 import os
 import re
 import resource
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from killed_training import log_of
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from rocketqa_haystack import CrossEncoder, DualEncoder
+from rocketqa_haystack import CrossEncoder, DualEncoder, Passage
 from rocketqa_haystack.data import Collection, TrainingGroup, groups_from_collection
 from trainers import CrossEncoderTrainer, DualEncoderTrainer, JointTrainer, TrainingSettings
 
@@ -271,6 +272,49 @@ def test_a_finished_run_started_again_gives_its_weights_and_result(
     assert torch.equal(weights(first), weights(second))
     assert (tmp_path / "model" / "model.safetensors").stat().st_mtime_ns == before
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_run_that_was_killed_while_it_cleaned_up_is_finished(
+    encoder_folder: Path, groups: list[TrainingGroup], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def trainer() -> DualEncoderTrainer:
+        run = TrainingSettings(batch_size=4, checkpoint_every=1, **FAST)
+        return DualEncoderTrainer(encoder_folder, groups, settings=run)
+
+    removed: list[Path] = []
+
+    def stop_after(limit: int) -> None:
+        def remove(path: Path, known: Callable[..., None] = shutil.rmtree) -> None:
+            if len(removed) == limit and (tmp_path / "model").exists():
+                raise StoppedError
+            removed.append(path)
+            known(path)
+
+        monkeypatch.setattr(shutil, "rmtree", remove)
+
+    stop_after(3)  # a checkpoint that was too many, and so on to the first of the two that are left
+    first, again = trainer(), trainer()
+    with pytest.raises(StoppedError):
+        first.train(tmp_path / "model")
+    monkeypatch.undo()
+    assert (tmp_path / "model.training").exists()
+    assert len(again.train(tmp_path / "model").losses) == 4
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_passage_that_answers_by_another_group_is_not_counted_as_a_negative(
+    encoder_folder: Path, ranker_folder: Path
+) -> None:
+    one, other = Passage("mama dada"), Passage("kaka tata")
+    crossed = [
+        TrainingGroup("1", "baba", ("p",), (one,), ("o",), (other,)),
+        TrainingGroup("2", "baba", ("o",), (other,), ("p",), (one,)),
+    ]
+    with pytest.raises(ValueError, match="no training group has negatives"):
+        JointTrainer(encoder_folder, ranker_folder, crossed, settings=TrainingSettings(**FAST))
+    further = TrainingGroup("3", "dada", ("p",), (one,), ("o",), (other,))
+    trainer = JointTrainer(encoder_folder, ranker_folder, [*crossed, further], list_length=2)
+    assert "2 with fewer than 1 different negatives (such as '1', '2')" in str(trainer.report)
 
 
 def test_adapters_and_all_else_are_continued(

@@ -99,13 +99,14 @@ class CrossEncoderTrainer:
         self.settings = settings or TrainingSettings()
         self.accelerator = start_accelerator()
         self.groups = open_groups(groups)
+        self._known = known_positives(self.groups) if exclude_known_positives else KnownPositives(())
         self.report = check_training_data(
             self.groups,
+            known=self._known,
             negatives=negatives,
             main_process=self.accelerator.is_main_process,
             show_progress=self.settings.show_progress,
         )
-        self._known = known_positives(self.groups) if exclude_known_positives else KnownPositives(())
         self.negatives = negatives
         self.listwise = loss == "listwise"
         # A pair's place in the data: a group's pairs follow those of the groups before it.

@@ -84,8 +84,10 @@ class DualEncoderTrainer:
         self.settings = settings or TrainingSettings()
         self.accelerator = start_accelerator()
         self.groups = open_groups(groups)
+        self._known = known_positives(self.groups) if exclude_known_positives else KnownPositives(())
         self.report = check_training_data(
             self.groups,
+            known=self._known,
             negatives=hard_negatives,
             main_process=self.accelerator.is_main_process,
             show_progress=self.settings.show_progress,
@@ -102,7 +104,6 @@ class DualEncoderTrainer:
         self.encoder = self.retriever.encoder
         self.dev = dev
         self.hard_negatives = hard_negatives
-        self._known = known_positives(self.groups) if exclude_known_positives else KnownPositives(())
         self._options = {
             "trainer": type(self).__name__,
             "model": model_name(model),

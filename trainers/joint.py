@@ -21,7 +21,7 @@ from trainers.gathering import as_share, gather_rows, process_slice
 from trainers.loop import Task, TrainingResult, start_accelerator, train
 from trainers.losses import JointLossSettings, as_lists, joint_loss, relevance
 from trainers.retriever import TrainedRetriever
-from trainers.sampling import EpochBatches, KnownPositives, candidate_list, known_positives
+from trainers.sampling import EpochBatches, KnownPositives, candidate_list, different_negatives, known_positives
 from trainers.settings import TrainingSettings
 from trainers.sharding import is_sharded
 from trainers.training_data import Groups, check_training_data, open_groups
@@ -115,11 +115,14 @@ class JointTrainer:
         self.accelerator = start_accelerator()
         self.groups = open_groups(groups)
         self.denoised = open_groups(denoised) if denoised else ()
-        if not any(group.negatives for group in chain(self.groups, self.denoised)):
+        self._known = known_positives(self.groups, self.denoised) if exclude_known_positives else KnownPositives(())
+        every = chain(self.groups, self.denoised)
+        if not any(different_negatives(group, known=self._known[group.query]) for group in every):
             raise ValueError("no training group has negatives: mine them from a retriever's top k first")
         self.report = check_training_data(
             self.groups,
             self.denoised,
+            known=self._known,
             negatives=list_length - 1,
             main_process=self.accelerator.is_main_process,
             show_progress=self.settings.show_progress,
@@ -144,7 +147,6 @@ class JointTrainer:
         self.joint_loss = loss or JointLossSettings()
         self.contrastive_weight = contrastive_weight
         self.freeze_reranker = freeze_reranker
-        self._known = known_positives(self.groups, self.denoised) if exclude_known_positives else KnownPositives(())
         self._options = {
             "trainer": type(self).__name__,
             "retriever": model_name(retriever),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -29,8 +30,8 @@ from trainers.optimizer import ScheduledAdamW
 from trainers.run_folder import TRACKED, Checkpoint, RunFolder, read_checkpoint
 from trainers.sampling import EpochBatches
 from trainers.settings import TrainingSettings
-from trainers.sharding import shard, shard_like, sharding_asked_for, whole_tensor
-from trainers.trackers import check_trackers, started_trackers
+from trainers.sharding import reshard, shard, shard_like, sharding_asked_for, whole_tensor
+from trainers.trackers import check_trackers, log_to, started_trackers
 
 
 class Example(Protocol):
@@ -74,6 +75,8 @@ class TrainingResult:
 
 def start_accelerator() -> Accelerator:
     """The device and the processes of a run. Its precision is not used: the loop has its own autocast."""
+    # Where weights are sharded, transformers would load them on one process alone, and leave out heads that are new.
+    os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
     try:
         return Accelerator(mixed_precision="no")
     except ValueError:  # another trainer in this process has chosen a precision, and accelerate allows one
@@ -174,9 +177,7 @@ def train(task: Task, output: str | Path | None) -> TrainingResult:
                     log.append(line)
                     if folder:
                         folder.log(line)
-                    for tracker in trackers:
-                        values = {key: value for key, value in line.items() if key not in ("step", "dev")}
-                        tracker.log(values | line.get("dev", {}), step=line["step"])
+                    log_to(trackers, line)
                     if run.checkpoint_due(line["step"]):
                         checkpoint = run.checkpoint()  # which every process makes its part of
                         if folder:
@@ -326,6 +327,8 @@ class _Run:
             model.eval()
         with self._autocast:
             measured = self.task.evaluate()
+        for model in self._models.values():
+            reshard(model)
         # Processes may differ in the last digit, and must not in what they keep and when they stop.
         value: float = broadcast_object_list([measured])[0]
         if not self._measures or value > max(earlier for _, earlier in self._measures):

@@ -18,6 +18,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,11 @@ class RunFolder:
             refuse_occupied(self.output)
         known = _read(self.path / RUN)
         self.path.mkdir(parents=True, exist_ok=True)
-        if known is None and any(path.name != "lock" and path.name[0] != "." for path in self.path.iterdir()):
+        if (
+            known is None
+            and not self.finished
+            and any(path.name != "lock" and path.name[0] != "." for path in self.path.iterdir())
+        ):
             raise FileExistsError(f"{self.path} is there already and is no unfinished run; remove it")
         self._lock = FileLock(self.path / "lock")
         try:
@@ -80,11 +85,14 @@ class RunFolder:
 
     def __exit__(self, *error: object) -> None:
         """Lets others have the folder, which goes away where there is nothing to continue from."""
-        if self._log is not None:
-            self._log.close()
-        self._lock.release()
-        if self.path.exists() and not self._steps():
-            shutil.rmtree(self.path)
+        try:
+            if self._log is not None:
+                with suppress(OSError):  # a line that found no room, which has been said
+                    self._log.close()
+            if not self._steps():
+                self._remove()
+        finally:
+            self._lock.release()
 
     def resume(self) -> tuple[int, list[dict[str, Any]]]:
         """The step of the last checkpoint, 0 where there is none, and the log up to there.
@@ -165,13 +173,23 @@ class RunFolder:
                     self.output.rmdir()
                 whole.rename(self.output)
                 sync(self.output.parent)
-            except (OSError, SafetensorError) as error:
+            except Exception as error:
                 shutil.rmtree(whole, ignore_errors=True)
-                raise OSError(f"{self.output} cannot be written: {_reason(error)}; {self._advice()}") from error
-        shutil.rmtree(self.path)
+                # The libraries that write models have errors of their own for a full disk.
+                if isinstance(error, OSError | SafetensorError) or "os error" in str(error):
+                    raise OSError(f"{self.output} cannot be written: {_reason(error)}; {self._advice()}") from error
+                raise
+        self._remove()
+
+    def _remove(self) -> None:
+        """Removes the folder; what says whose it is goes last, should this be interrupted."""
+        if self.path.exists():
+            for path in sorted(self.path.iterdir(), key=lambda path: path.name in (RUN, "lock")):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            self.path.rmdir()
 
     def _steps(self) -> list[int]:
-        found = (re.fullmatch(r"step-(\d+)", path.name) for path in self.path.iterdir())
+        found = (re.fullmatch(r"step-(\d+)", path.name) for path in self.path.glob("step-*"))
         return [int(match[1]) for match in found if match]
 
     def _advice(self) -> str:

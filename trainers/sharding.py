@@ -48,6 +48,16 @@ def _layers(model: PreTrainedModel) -> list[str]:
     return [name for name in model._no_split_modules or () if name in present]
 
 
+def reshard(model: nn.Module) -> None:
+    """Lets go of weights that a forward pass without a backward pass has left put together.
+
+    Until then a model holds copies of its weights, which do not change with them.
+    """
+    for part in model.modules():
+        if isinstance(part, FSDPModule):
+            part.reshard()
+
+
 def is_sharded(model: nn.Module) -> bool:
     """Whether `shard` has been at a model."""
     return isinstance(model, FSDPModule)

@@ -40,7 +40,7 @@ def started_trackers(
     trackers = []
     for name in names:
         kind = LOGGER_TYPE_TO_CLASS[name]
-        options: dict[str, Any] = {"purge_step": step + 1} if name == "tensorboard" else {}
+        options: dict[str, Any] = {"purge_step": step + 1 if step else 0} if name == "tensorboard" else {}
         if kind.requires_logging_directory:
             options["logging_dir"] = str(folder)
         trackers.append(kind(project, **options))
@@ -51,3 +51,14 @@ def started_trackers(
     finally:
         for tracker in trackers:
             tracker.finish()
+
+
+def log_to(trackers: Sequence[GeneralTracker], line: Mapping[str, Any]) -> None:
+    """Logs what a run's log has about a step."""
+    values = {key: value for key, value in line.items() if key not in ("step", "dev")} | line.get("dev", {})
+    for tracker in trackers:
+        # MLflow refuses names with an @.
+        named = (
+            {key.replace("@", "_at_"): value for key, value in values.items()} if tracker.name == "mlflow" else values
+        )
+        tracker.log(named, step=line["step"])

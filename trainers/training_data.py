@@ -10,6 +10,7 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from rocketqa_haystack.data import GroupsReport, TrainingGroup, TrainingGroups, check_groups
+from trainers.sampling import KnownPositives
 
 logger = logging.getLogger(__name__)
 
@@ -32,12 +33,13 @@ def open_groups(groups: Groups) -> Sequence[TrainingGroup]:
 
 
 def check_training_data(
-    *pools: Sequence[TrainingGroup], negatives: int, main_process: bool, show_progress: bool
+    *pools: Sequence[TrainingGroup], known: KnownPositives, negatives: int, main_process: bool, show_progress: bool
 ) -> GroupsReport:
     """Goes through all groups once, refuses those that nothing can be learned from, and logs what else is wrong.
 
     Args:
         pools: The training data.
+        known: Passages that are nobody's negative.
         negatives: Negatives that training will ask of every group.
         main_process: Whether this process is the one that speaks.
         show_progress: Whether to show a progress bar where it takes more than a moment.
@@ -53,7 +55,7 @@ def check_training_data(
         delay=2,
         disable=not (show_progress and main_process),
     )
-    report = check_groups(every, negatives=negatives)
+    report = check_groups(every, negatives=negatives, known=known.__getitem__)
     if not report.trainable:
         raise ValueError(f"the training data cannot be learned from: {report}")
     if report.findings and main_process:

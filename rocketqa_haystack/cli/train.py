@@ -115,6 +115,8 @@ def train_cross_encoder(
             if data.is_dir()
             else f"{data} has negatives of its own: a retriever is only for BEIR folders"
         )
+    if candidates < 1:
+        raise ValueError(f"candidates must be at least 1, but got {candidates}")
     run = None
     groups: Sequence[TrainingGroup]
     if retriever is None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from rocketqa_haystack.data.groups import TrainingGroup
+from rocketqa_haystack.data.passage import Passage
 
 #: What nothing can be learned from; files with such groups are refused when they are read.
 NO_POSITIVE = "no positive passage"
@@ -48,18 +49,24 @@ class GroupsReport:
         return f"{self.groups:,} training groups{':' if faults else ', none with a fault.'}{''.join(faults)}"
 
 
-def check_groups(groups: Iterable[TrainingGroup], *, negatives: int = 0) -> GroupsReport:
+def check_groups(
+    groups: Iterable[TrainingGroup],
+    *,
+    negatives: int = 0,
+    known: Callable[[str], Container[Passage]] = lambda query: (),
+) -> GroupsReport:
     """Looks at every group once, one at a time.
 
     Args:
         groups: The training data.
         negatives: Negatives that training will ask of every group. Those that count are different from one another and
             from the group's positives.
+        known: What answers a question by any group, which does not count either.
     """
     report = GroupsReport()
     for group in groups:
         report.groups += 1
-        for fault in _faults(group, negatives):
+        for fault in _faults(group, negatives, known(group.query)):
             finding = report.findings.setdefault(fault, Finding())
             finding.count += 1
             if len(finding.query_ids) < 3:
@@ -67,7 +74,7 @@ def check_groups(groups: Iterable[TrainingGroup], *, negatives: int = 0) -> Grou
     return report
 
 
-def _faults(group: TrainingGroup, negatives: int) -> Iterator[str]:
+def _faults(group: TrainingGroup, negatives: int, known: Container[Passage]) -> Iterator[str]:
     if not group.positives:
         yield NO_POSITIVE
     if not group.query.strip():
@@ -78,5 +85,6 @@ def _faults(group: TrainingGroup, negatives: int) -> Iterator[str]:
         yield "an empty negative passage"
     if not set(group.positives).isdisjoint(group.negatives):
         yield "a positive among its negatives"
-    if negatives and len(set(group.negatives).difference(group.positives)) < negatives:
+    usable = {passage for passage in group.negatives if passage not in group.positives and passage not in known}
+    if len(usable) < negatives:
         yield f"fewer than {negatives} different negatives"
