@@ -20,6 +20,9 @@ from trainers.gathering import most_of_all_processes
 from trainers.heap import give_back_freed_memory
 from trainers.sharding import is_sharded
 
+#: Batches of gradient caching of which one gives freed memory back.
+BATCHES_BETWEEN_TRIMS = 4
+
 
 def forward_in_batches(
     model: BaseModel,
@@ -82,16 +85,20 @@ def forward_tokens(
     device = model.device
     contexts = replay_contexts(device)
 
-    def replayed(features: dict[str, Any]) -> Tensor:
+    def trimmed(features: dict[str, Any]) -> Tensor:
         give_back_freed_memory(device)
         return run(features)
 
-    def forward(batch: NDArray[np.int64]) -> Tensor:
+    def forward(batch: NDArray[np.int64], number: int = 0) -> Tensor:
         features = tokens.features(batch, device)
-        return checkpoint(replayed, features, use_reentrant=False, context_fn=contexts) if replay else run(features)
+        if not replay:
+            return run(features)
+        # After every batch it would cost a sixth of the time: what was given back has to be asked for again.
+        function = trimmed if number % BATCHES_BETWEEN_TRIMS == 0 else run
+        return checkpoint(function, features, use_reentrant=False, context_fn=contexts)
 
     batches = list(tokens.batches(token_budget_for(device)))
-    parts = [forward(batch) for batch in batches]
+    parts = [forward(batch, number) for number, batch in enumerate(batches)]
     if is_sharded(model):
         # Sharded weights are put together by all processes, for each batch: those with fewer batches go along.
         parts += [forward(batches[0])[:0] for _ in range(most_of_all_processes(len(batches), device) - len(batches))]
