@@ -95,7 +95,8 @@ def forward_tokens(
             return run(features)
         # After every batch it would cost a sixth of the time: what was given back has to be asked for again.
         function = trimmed if number % BATCHES_BETWEEN_TRIMS == 0 else run
-        return checkpoint(function, features, use_reentrant=False, context_fn=contexts)
+        replayed: Tensor = checkpoint(function, features, use_reentrant=False, context_fn=contexts)
+        return replayed
 
     batches = list(tokens.batches(token_budget_for(device)))
     parts = [forward(batch, number) for number, batch in enumerate(batches)]
