@@ -55,7 +55,7 @@ def open_page(browser: Any) -> Iterator[Any]:
 
     def open(service: Service, **options: Any) -> Page:
         context = browser.new_context(**options)
-        context.set_default_timeout(15_000)
+        context.set_default_timeout(60_000)
         contexts.append(context)
         page = Page(context.new_page())
         page.page.goto(service.url)
