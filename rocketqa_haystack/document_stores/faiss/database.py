@@ -54,6 +54,7 @@ _SCHEMA = (
 )
 _INSERT = f"INTO documents (number, {', '.join(COLUMNS)}, checksum) VALUES (?, {', '.join('?' * len(COLUMNS))}, ?)"
 _ROW = ", ".join(f"documents.{column}" for column in ("number", *COLUMNS, "checksum"))
+_WIDTH = 1 + len(COLUMNS)  # of what a document's checksum is of
 _VECTOR = "vectors.vector, vectors.checksum FROM documents LEFT JOIN vectors USING (number)"
 _NO_VECTOR = "NULL, NULL FROM documents"
 
@@ -64,7 +65,6 @@ class State:
     Where the database stands.
 
     :param store: The identity of this store, which no other store has.
-    :param session: The last that wrote; empty before the first.
     :param generation: Grows with every transaction that writes.
     :param history: The generation from which on removed vectors are known.
     :param dimension: Numbers in a vector; None before the first.
@@ -74,7 +74,6 @@ class State:
     """
 
     store: str
-    session: str
     generation: int
     history: int
     dimension: int | None
@@ -139,10 +138,7 @@ class Database:
         """
         Return where the database stands.
         """
-        sql = (
-            "SELECT store, coalesce((SELECT session FROM sessions ORDER BY number DESC LIMIT 1), ''), generation, "
-            "history, dimension, factory, documents, vectors FROM state"
-        )
+        sql = "SELECT store, generation, history, dimension, factory, documents, vectors FROM state"
         return State(*self._connection.execute(sql).fetchone())
 
     def count(self, condition: Condition | None) -> int:
@@ -270,12 +266,13 @@ class Database:
         self._advance()
         encode_meta(changes, "meta")
         rows = self._select(f"{_ROW} FROM documents", condition)
+        place = 1 + COLUMNS.index("meta")
         for row in rows:
-            values = self._checked(row)
-            values["meta"] = encode_meta({**json.loads(values["meta"]), **changes}, "meta")
+            self._check(row)
+            meta = encode_meta({**json.loads(row[place]), **changes}, "meta")
             self._connection.execute(
                 "UPDATE documents SET meta = ?, checksum = ? WHERE number = ?",
-                (values["meta"], checksum(tuple(values.values())), values["number"]),
+                (meta, checksum((*row[:place], meta, *row[place + 1 : _WIDTH])), row[0]),
             )
         return len(rows)
 
@@ -319,12 +316,13 @@ class Database:
         sql = "SELECT number FROM removed WHERE generation > ?"
         return _column(self._connection.execute(sql, (generation,)).fetchall())
 
-    def has_known(self, session: str, generation: int) -> bool:
+    def session(self, generation: int) -> str:
         """
-        Whether `session` was the last to have written at this generation.
+        Return the last session that had written at this generation.
         """
         sql = "SELECT session FROM sessions WHERE generation <= ? ORDER BY number DESC LIMIT 1"
-        return bool(self._connection.execute(sql, (generation,)).fetchone() == (session,))
+        row = self._connection.execute(sql, (generation,)).fetchone()
+        return "" if row is None else str(row[0])
 
     def set_factory(self, factory: str) -> None:
         """
@@ -381,22 +379,18 @@ class Database:
                 raise condition.error from None
             raise
 
-    def _checked(self, row: tuple[Any, ...]) -> dict[str, Any]:
-        """The values of a row by their columns, which are as they were written."""
-        values = row[: 1 + len(COLUMNS)]
-        if checksum(values) != row[len(values)]:
-            raise self.damage(f"document {values[1]!r} is not as it was written")
-        return dict(zip(("number", *COLUMNS), values, strict=True))
+    def _check(self, row: tuple[Any, ...]) -> None:
+        if checksum(row[:_WIDTH]) != row[_WIDTH]:
+            raise self.damage(f"document {row[1]!r} is not as it was written")
 
     def _document(self, row: tuple[Any, ...], score: float | None = None) -> Document:
-        values = self._checked(row)
-        *_, vector, vector_checksum = row
-        number = values.pop("number")
+        self._check(row)
+        number, id_, content, meta, stored_score, blob, blob_info, sparse_embedding, _, vector, vector_checksum = row
         if vector is not None and _vector_checksum(number, vector) != vector_checksum:
-            raise self.damage(f"the vector of document {values['id']!r} is not as it was written")
-        if score is not None:
-            values["score"] = score
-        return from_row(*(*values.values(), vector))
+            raise self.damage(f"the vector of document {id_!r} is not as it was written")
+        return from_row(
+            id_, content, meta, stored_score if score is None else score, blob, blob_info, sparse_embedding, vector
+        )
 
     def _vectors(self, rows: list[tuple[int, bytes, int]]) -> tuple[np.ndarray, np.ndarray]:
         for number, vector, expected in rows:

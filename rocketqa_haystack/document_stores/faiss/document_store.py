@@ -211,8 +211,8 @@ class FAISSDocumentStore:
                 make_index(state.factory, state.dimension, self.similarity)
             rebuilt = self._new_index(self.index and state.factory)
             rebuilt.refresh(database, state, anew=True)
-        # Saved first: other processes that take over the new type find it built.
-        self._save_as(rebuilt, state)
+            # Saved first: other processes that take over the new type find it built.
+            self._save_as(database, rebuilt, state)
         with opened.lock.writing(), opened.connections.transaction(write=True) as database:
             database.set_factory(state.factory)
             opened.index = rebuilt
@@ -670,7 +670,7 @@ class FAISSDocumentStore:
         with self._in_step(opened):
             pass  # so that below, most likely, only readers are needed, beside whom searches go on
         with self._in_step(opened) as (database, index, state):
-            self._save_as(index, state)
+            self._save_as(database, index, state)
             forgets, factory = database.has_long_history(), self.index or state.factory
         if forgets or factory != state.factory:
             with opened.connections.transaction(write=True) as database:
@@ -678,9 +678,9 @@ class FAISSDocumentStore:
                 if forgets:
                     database.forget_removed(state.generation)
 
-    def _save_as(self, index: VectorIndex, state: State) -> None:
+    def _save_as(self, database: Database, index: VectorIndex, state: State) -> None:
         try:
-            index.save(state)
+            index.save(database, state)
         except OSError as error:
             raise DocumentStoreError(f"The FAISS index of {self.path} cannot be saved: {error}") from error
 

@@ -75,6 +75,7 @@ class VectorIndex:
         self._searched: Any = None  # the same, or its copy on a GPU
         self._type = EXACT  # of the index: one that has to be trained is exact before
         self._selects = True
+        self._last_chosen: tuple[dict[str, Any], Any] = ({}, None)
         # By position, in FAISS's own memory. They rise; that of a removed vector is negated and the vector never found,
         # because few index types can let go of one.
         self._numbers = np.empty(0, dtype=np.int64)
@@ -157,7 +158,7 @@ class VectorIndex:
                 return hits
         return self._search_one_by_one(database, queries, top_k, selected)
 
-    def save(self, state: State) -> None:
+    def save(self, database: Database, state: State) -> None:
         """
         Write the snapshot if it is not what the index holds, which follows `state`.
 
@@ -169,7 +170,7 @@ class VectorIndex:
             self._folder,
             self._index,
             store=state.store,
-            session=state.session,
+            session=database.session(state.generation),
             generation=state.generation,
             similarity=self._similarity,
             factory=self._type,
@@ -190,7 +191,7 @@ class VectorIndex:
             expected = (state.dimension, self._similarity, wanted if tag.factory == wanted else due)
             if (tag.dimension, tag.similarity, tag.factory) != expected:
                 raise ValueError(f"its snapshot is {tag.factory} for {tag.similarity} of {tag.dimension} dimensions.")
-            known = database.has_known(tag.session, tag.generation)
+            known = tag.session == database.session(tag.generation)
             if not known or not state.history <= tag.generation <= state.generation:
                 raise ValueError(
                     f"its snapshot holds generation {tag.generation}, which cannot be brought to {state.generation}."
@@ -263,12 +264,18 @@ class VectorIndex:
     def _search_all(self, queries: np.ndarray, top_k: int, parameters: dict[str, Any]) -> list[list[Hit]]:
         if self._removed and self._selects:
             return self._search_selected(queries, top_k, self._live, parameters)
-        chosen = search_parameters(self._inner, parameters, None)
+        chosen = self._chosen(parameters)
         if not self._removed:
             index = self._inner if top_k > MOST_RESULTS else self._searched
             return self._hits(index, self._numbers, queries, top_k, chosen)
         found = self._hits(self._inner, self._numbers, queries, top_k + self._removed, chosen)
         return [[hit for hit in hits if hit[0] > 0][:top_k] for hits in found]
+
+    def _chosen(self, parameters: dict[str, Any]) -> Any:
+        """FAISS's search parameters without a selection, which are made once for many queries."""
+        if parameters != self._last_chosen[0]:
+            self._last_chosen = (parameters, search_parameters(self._inner, parameters, None))
+        return self._last_chosen[1]
 
     def _search_selected(
         self, queries: np.ndarray, top_k: int, selected: np.ndarray, parameters: dict[str, Any]
@@ -300,9 +307,11 @@ class VectorIndex:
         while len(unsure):
             distances, positions = index.search(queries[unsure], wanted, params=parameters)
             scores = distances if self._similarity != "l2" else -np.sqrt(np.maximum(distances, 0))
-            for query, row, places in zip(unsure, scores.tolist(), positions, strict=True):
-                there = places >= 0
-                hits[query] = _best(list(zip(numbers[places[there]].tolist(), row, strict=False)), top_k)
+            # A place of -1 takes the last number here, and is left out below.
+            rows = zip(positions.tolist(), numbers[positions].tolist(), scores.tolist(), strict=True)
+            for query, row in zip(unsure, rows, strict=True):
+                pairs = [(number, score) for place, number, score in zip(*row, strict=True) if place >= 0]
+                hits[query] = _best(pairs, top_k)
             if wanted == index.ntotal or not exact:
                 break
             unsure = unsure[(positions[:, -1] >= 0) & (distances[:, -1] == distances[:, top_k - 1])]

@@ -17,11 +17,14 @@ def as_vector(values: Sequence[float] | np.ndarray, owner: str) -> np.ndarray:
     :returns: A float32 array `[dim]`; no copy if `values` is one already.
     :raises ValueError: If it is empty, not a flat list of numbers, or holds NaN or a number beyond float32's range.
     """
-    try:
-        with np.errstate(over="ignore"):  # what overflows becomes infinite, which is refused below
-            vector = np.asarray(values, dtype=STORED)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"The embedding of {owner} must be a list of floats: {error}.") from error
+    if isinstance(values, np.ndarray) and values.dtype == STORED:
+        vector = values
+    else:
+        try:
+            with np.errstate(over="ignore"):  # what overflows becomes infinite, which is refused below
+                vector = np.asarray(values, dtype=STORED)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"The embedding of {owner} must be a list of floats: {error}.") from error
     if vector.ndim != 1 or vector.size == 0:
         raise ValueError(f"The embedding of {owner} must be a flat, non-empty list of floats, not of {vector.shape}.")
     if not np.isfinite(vector).all():
