@@ -78,6 +78,7 @@ def serve(
     with _listener(host, port) as listener:
         print(f"Loading {folder} ...", flush=True)
         asking = AskingPipeline(folder, batches)
+        print(f"{asking.documents:,} documents", flush=True)
         app = make_app(asking, FeedbackFile(feedback or folder / "feedback.jsonl"), metrics, settings)
         address = f"[{host}]" if ":" in host else host
 

@@ -113,8 +113,12 @@ class AskingPipeline:
         folder: A folder with a `pipeline.yaml`.
         batches: How requests are batched.
 
+    Attributes:
+        documents: How many documents the stores hold, if they can tell.
+
     Raises:
         ValueError: There is no such file, it is no pipeline, it cannot be asked a question, or a model is missing.
+        DocumentStoreError: A document store cannot be read.
     """
 
     def __init__(self, folder: str | Path, batches: BatchSettings | None = None) -> None:
@@ -142,6 +146,7 @@ class AskingPipeline:
         self._fields: tuple[float, list[dict[str, Any]]] | None = None
         self._fields_lock = Lock()
         self._batched: list[BatchedDualEncoder | BatchedCrossEncoder] = []
+        self.documents = self._count_documents()
         self.pipeline.warm_up()
         for name, instance in self.pipeline.walk():
             self._prepare(name, instance, batches or BatchSettings())
@@ -219,6 +224,10 @@ class AskingPipeline:
             for owner in (instance, getattr(instance, "retriever", None)):
                 if (store := getattr(owner, "document_store", None)) is not None:
                     yield store
+
+    def _count_documents(self) -> int:
+        # A store that cannot be read is told now, not to whoever asks first.
+        return sum(store.count_documents() for store in self._stores() if hasattr(store, "count_documents"))
 
     def _list_fields(self) -> list[dict[str, Any]]:
         found: dict[str, dict[str, Any]] = {}

@@ -378,6 +378,15 @@ def test_a_folder_without_a_pipeline_to_ask_is_refused_in_one_sentence(
     assert len(error.splitlines()) == 1
 
 
+def test_a_store_that_cannot_be_read_is_told_before_anyone_asks(
+    write_folder: WriteFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_folder()
+    (folder / "store" / "documents.sqlite").write_bytes(b"no database" * 1000)
+    assert main(["serve", str(folder), "--port", "0"]) == 2
+    assert "documents.sqlite" in capsys.readouterr().err
+
+
 def test_a_port_that_is_taken_is_told_before_anything_is_loaded(
     retrieval: Service, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
