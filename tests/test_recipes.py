@@ -243,6 +243,10 @@ def test_corrected_judgements_change_what_is_trained_on(
         ({"reranker": "/nowhere"}, "reranker: there is no model folder '/nowhere'"),
         ({"splits": {"train": "training"}}, "training.tsv; a recipe without labels needs the key 'generation'"),
         ({"measures": ["MRR?"]}, "measures: unknown measure 'MRR?'"),
+        (
+            {"step1": {"batch_size": 12, "gradient_accumulation": 5}},
+            "step1.batch_size: 12 cannot be divided evenly among 1 processes in 5 parts",
+        ),
         ({"step2": {"epochs": 0}}, "step2.epochs: 0 takes the re-ranker as it is"),
         ({"generation": {"generator": {"type": "os.system"}}}, "generation.generator: os.system cannot be made"),
     ],

@@ -121,6 +121,19 @@ def test_training_stops_early_where_nothing_is_gained(
     assert [line["step"] for line in log_of(tmp_path / "model")] == [0, 1, 2]
 
 
+@pytest.mark.parametrize("steps", [3, 11])
+def test_max_steps_takes_the_place_of_epochs(
+    steps: int, encoder_folder: Path, groups: list[TrainingGroup], tmp_path: Path
+) -> None:
+    run = TrainingSettings(batch_size=4, max_steps=steps, **FAST)
+    result = DualEncoderTrainer(encoder_folder, groups, settings=run).train(tmp_path / "model")
+    assert len(result.losses) == steps
+    lines = log_of(tmp_path / "model")
+    in_epoch = -(-len(groups) // 4)
+    assert [line["epoch"] for line in lines] == [step // in_epoch for step in range(steps)]
+    assert lines[-1]["learning_rate"] == pytest.approx(0, abs=run.learning_rate / steps)
+
+
 def test_a_tracker_is_written_to_and_comes_with_the_model(
     encoder_folder: Path, groups: list[TrainingGroup], collection: Collection, tmp_path: Path
 ) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from warnings import catch_warnings, simplefilter
 
 import torch
@@ -11,7 +11,7 @@ from accelerate.utils import set_seed
 from torch import nn
 from transformers import PreTrainedModel
 
-from trainers.forward import replay_contexts
+from trainers.dropout import fast_dropout
 from trainers.settings import TrainingSettings
 
 
@@ -28,7 +28,7 @@ def prepare(model: nn.Module, settings: TrainingSettings, device: torch.device) 
         if settings.lora_rank:
             _add_adapters(transformer, settings)
         if settings.gradient_checkpointing:
-            options = {"use_reentrant": False, "context_fn": replay_contexts(device)}
+            options = {"use_reentrant": False, "context_fn": lambda: (nullcontext(), fast_dropout(device))}
             with _old_names():
                 transformer.gradient_checkpointing_enable(options)  # type: ignore[no-untyped-call]
 

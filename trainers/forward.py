@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,17 +11,12 @@ import torch
 from numpy.typing import NDArray
 from sentence_transformers.base.model import BaseModel
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from rocketqa_haystack.encoders.batching import Text, TokenizedTexts, token_budget_for, tokenize
-from trainers.dropout import fast_dropout
 from trainers.gathering import most_of_all_processes
-from trainers.heap import give_back_freed_memory
+from trainers.replay import replayed
 from trainers.sharding import is_sharded
-
-#: Batches of gradient caching of which one gives freed memory back.
-BATCHES_BETWEEN_TRIMS = 4
 
 
 def forward_in_batches(
@@ -36,10 +31,8 @@ def forward_in_batches(
 ) -> Tensor:
     """Runs the model over texts sorted by length, so that little of the work is padding.
 
-    With `replay` a batch's activations are not kept: the backward pass, which knows by then the gradient of every
-    output, runs each batch forward once more, with the same dropout, and backward at once. Memory is then that of one
-    batch, whatever the number of texts. This is gradient caching (Gao et al., 2021, "Scaling Deep Contrastive Learning
-    Batch Size under Memory Limited Setup").
+    With `replay` the activations of a batch are not kept, see `replayed`: memory is then that of one batch, whatever the
+    number of texts.
 
     Args:
         model: A sentence-transformers model.
@@ -83,32 +76,17 @@ def forward_tokens(
         The outputs in the order of the texts, shape [texts, ...].
     """
     device = model.device
-    contexts = replay_contexts(device)
 
-    def trimmed(features: dict[str, Any]) -> Tensor:
-        give_back_freed_memory(device)
-        return run(features)
-
-    def forward(batch: NDArray[np.int64], number: int = 0) -> Tensor:
-        features = tokens.features(batch, device)
-        if not replay:
-            return run(features)
-        # After every batch it would cost a sixth of the time: what was given back has to be asked for again.
-        function = trimmed if number % BATCHES_BETWEEN_TRIMS == 0 else run
-        replayed: Tensor = checkpoint(function, features, use_reentrant=False, context_fn=contexts)
-        return replayed
+    def forward(batch: NDArray[np.int64]) -> Tensor:
+        return run(tokens.features(batch, device))
 
     batches = list(tokens.batches(token_budget_for(device)))
-    parts = [forward(batch, number) for number, batch in enumerate(batches)]
+    calls = [partial(forward, batch) for batch in batches]
     if is_sharded(model):
         # Sharded weights are put together by all processes, for each batch: those with fewer batches go along.
-        parts += [forward(batches[0])[:0] for _ in range(most_of_all_processes(len(batches), device) - len(batches))]
+        more = most_of_all_processes(len(batches), device) - len(batches)
+        calls += [lambda: forward(batches[0])[:0]] * more
+    learns = torch.is_grad_enabled() and any(parameter.requires_grad for parameter in model.parameters())
+    outputs = replayed(calls, device) if replay and learns else torch.cat([call() for call in calls])
     order = torch.from_numpy(np.concatenate(batches)).argsort()
-    return torch.cat(parts)[order.to(device)]
-
-
-def replay_contexts(
-    device: torch.device,
-) -> Callable[[], tuple[AbstractContextManager[None], AbstractContextManager[None]]]:
-    """What is around a first forward pass and around its replay, which autograd runs outside of the loop's blocks."""
-    return lambda: (nullcontext(), fast_dropout(device))
+    return outputs[order.to(device)]

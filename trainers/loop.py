@@ -199,7 +199,7 @@ class _Run:
         if not self._batches:
             raise ValueError("there is nothing to train on: no batches")
         self._epoch_steps = -(-len(self._batches) // settings.gradient_accumulation)
-        self._total = settings.epochs * self._epoch_steps
+        self._total = settings.max_steps or settings.epochs * self._epoch_steps
         self._models = {name: encoder.model for name, encoder in task.encoders.items()}
         for model in self._models.values():
             prepare(model, settings, accelerator.device)
@@ -232,9 +232,8 @@ class _Run:
         if self._evaluated and not log:
             yield {"step": 0, "dev": {self.task.measure: self._evaluate(0)}}
         hidden = not settings.show_progress or not self.task.accelerator.is_main_process
-        examples = self._batches.examples
         with tqdm(
-            total=settings.epochs * examples,
+            total=self._examples_before(self._total),
             initial=self._examples_before(taken),
             desc=self.task.description,
             unit=f" {self.task.unit}",

@@ -12,6 +12,7 @@ class TrainingSettings:
 
     Args:
         epochs: Times to go through the training data.
+        max_steps: Steps to take, whatever the epochs say; 0 takes as many as they have.
         batch_size: Queries of a step on each process (pairs, for a cross-encoder).
         learning_rate: Peak of the schedule: a linear rise over the warm-up, then a linear fall to 0.
         warmup_ratio: Share of the steps that the rise takes.
@@ -39,6 +40,7 @@ class TrainingSettings:
     """
 
     epochs: int = 1
+    max_steps: int = 0
     batch_size: int = 32
     learning_rate: float = 2e-5
     warmup_ratio: float = 0.1
@@ -69,7 +71,7 @@ class TrainingSettings:
         for name in ("warmup_ratio", "lora_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 0 and less than 1, but got {getattr(self, name)}")
-        for name in ("weight_decay", "lora_rank", "evaluations", "patience", "seed"):
+        for name in ("max_steps", "weight_decay", "lora_rank", "evaluations", "patience", "seed"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must not be negative, but got {getattr(self, name)}")
         if self.mixed_precision not in ("auto", "bf16", "no"):

