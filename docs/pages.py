@@ -110,10 +110,13 @@ def benchmarks() -> str:
 
 def api(modules: list[str]) -> Iterator[tuple[str, str]]:
     """Each module's public names: those of `__all__`, or else its functions and classes. A name is described once."""
+    loader = griffe.GriffeLoader(search_paths=[ROOT])
+    for top in {name.partition(".")[0] for name in modules}:
+        loader.load(top)
+    loader.resolve_aliases()
     pages: dict[str, str] = {}
     for name in modules:
-        top, *rest = name.split(".")
-        module = griffe.load(top, search_paths=[ROOT], resolve_aliases=True)[tuple(rest)] if rest else griffe.load(top)
+        module = loader.modules_collection[name]
         text = [f"# {name}", module.docstring.value if module.docstring else ""]
         for member in public(module):
             path = member.canonical_path
