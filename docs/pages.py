@@ -18,6 +18,7 @@ import griffe
 import jupytext
 from latex2mathml.converter import convert
 from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 
 from rocketqa_haystack.cli.main import COMMANDS, DESCRIPTION, command_parser
@@ -49,7 +50,10 @@ def on_page_content(content: str, **_: Any) -> str:
     """Formulas as MathML."""
 
     def formula(found: re.Match[str]) -> str:
-        return convert(html.unescape(found[2]), display="block" if found[1] == "div" else "inline")
+        mathml = convert(html.unescape(found[2]), display="block" if found[1] == "div" else "inline")
+        if "\\" in mathml:  # a command that the converter does not know, left as it was
+            raise PluginError(f"no MathML for {found[2]}")
+        return mathml
 
     return re.sub(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', formula, content, flags=re.DOTALL)
 
