@@ -7,7 +7,7 @@ BIN := .venv/bin
 export HF_HUB_OFFLINE := 1
 export HAYSTACK_TELEMETRY_ENABLED := False
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench docs clean
 
 demo: .venv/.installed
 	$(BIN)/rocketqa demo --output build/demo
@@ -27,6 +27,10 @@ bench: .venv/.installed-dev
 	$(BIN)/python benchmarks/rank.py $(COLLECTION)
 	$(BIN)/python benchmarks/train.py $(COLLECTION)
 	$(BIN)/python benchmarks/memory.py $(COLLECTION)
+
+docs: .venv/.installed-dev
+	$(BIN)/python -m mkdocs build --strict
+	@echo "Open build/site/index.html, or run $(BIN)/python -m mkdocs serve"
 
 clean:
 	rm -rf .venv build

@@ -1,6 +1,6 @@
 """Augmentation: labels for questions that have none, and questions for passages that have none.
 
-Pseudo-labels are RocketQA's (section 4.3): the re-ranker says which of the retriever's candidates answer an unlabelled
+Pseudo-labels are RocketQA's (section 3.3.3): the re-ranker says which of a retriever's candidates answer an unlabelled
 question. Generated questions are for teams without any: each comes with the passage it was made from, and is kept only
 if the retriever finds that passage again and the re-ranker agrees (round-trip consistency).
 """

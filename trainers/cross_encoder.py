@@ -1,4 +1,4 @@
-"""Training a cross-encoder (RocketQA, section 4.2: the re-ranker that later denoises the negatives)."""
+"""Training a cross-encoder (RocketQA, section 3.4: the re-ranker that later denoises the negatives)."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class CrossEncoderTrainer:
         dev: Questions to evaluate on, with `dev_candidates`, by RR@10 after re-ranking; the best weights seen are kept.
         dev_candidates: A retriever's run over the questions of `dev`.
         settings: Epochs, batch size (in pairs, or in lists), learning rate and the like.
-        loss: `pointwise` (RocketQA, section 3.2) or `listwise` (RocketQAv2, section 3.2).
+        loss: `pointwise` (RocketQA, section 3.4) or `listwise` (RocketQAv2, section 3.2).
         negatives: Negatives sampled for each positive, anew in every epoch (RocketQA has 4 on MS MARCO, 1 on NQ).
         max_length: Longest pair in tokens; None keeps the model's.
         exclude_known_positives: Whether a passage that answers a query by any group is kept from being its negative.

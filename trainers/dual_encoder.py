@@ -1,4 +1,4 @@
-"""Training a dual encoder with in-batch and cross-batch negatives (RocketQA, section 4.1)."""
+"""Training a dual encoder with in-batch and cross-batch negatives (RocketQA, section 3.3.1)."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ def contrastive_loss(
 
 
 def pointwise_loss(logits: Tensor, labels: Tensor, *, total: int | None = None) -> Tensor:
-    """Binary cross-entropy of each pair's relevance on its own (RocketQA, section 3.2).
+    """Binary cross-entropy of each pair's relevance on its own (RocketQA, section 3.4).
 
     The released toolkit trains on the loss after an adversarial step on the word embeddings, and its graph counts their
     gradient twice. Neither is in the paper and neither is done here: the gradient of this loss is the true one.

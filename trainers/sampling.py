@@ -176,7 +176,7 @@ def _text_hash(text: str) -> int:
 
 @dataclass(frozen=True)
 class Thresholds:
-    """What a re-ranker's probabilities say of unlabelled passages (RocketQA, sections 4.2 and 4.3).
+    """What a re-ranker's probabilities say of unlabelled passages (RocketQA, sections 3.3.2 and 3.3.3).
 
     Args:
         negative_below: A passage with a lower probability is a negative.
@@ -240,7 +240,7 @@ def denoised_negatives(
     thresholds: Thresholds | None = None,
     beyond: Sequence[str] = (),
 ) -> list[str]:
-    """Passages of the top k that the re-ranker is sure do not answer (RocketQA, section 4.2).
+    """Passages of the top k that the re-ranker is sure do not answer (RocketQA, section 3.3.2).
 
     With a higher threshold more passages may be drawn, and one that was drawn before is drawn again unless another
     takes its place.
@@ -271,7 +271,7 @@ def denoised_positives(
     *,
     thresholds: Thresholds | None = None,
 ) -> list[str]:
-    """Passages of the top k that the re-ranker is sure do answer, the surest first (RocketQA, section 4.3)."""
+    """Passages of the top k that the re-ranker is sure do answer, the surest first (RocketQA, section 3.3.3)."""
     thresholds = thresholds or Thresholds()
     found = [id for id in dict.fromkeys(ranked[:k]) if probabilities.get(id, 0.0) > thresholds.positive_above]
     return sorted(found, key=probabilities.__getitem__, reverse=True)

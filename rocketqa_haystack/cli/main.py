@@ -95,10 +95,15 @@ def make_parser(command: str | None) -> ArgumentParser:
     parser = _Parser(prog="rocketqa", description=DESCRIPTION)
     subcommands = parser.add_subcommands(required=True, title="commands", metavar="COMMAND")
     for name, (_, _, help) in COMMANDS.items():
-        subparser = _Parser(description=help)
-        if name == command:
-            _add_arguments(subparser, name)
+        subparser = command_parser(name) if name == command else _Parser(description=help)
         subcommands.add_subcommand(name, subparser, help=help)
+    return parser
+
+
+def command_parser(name: str) -> ArgumentParser:
+    """The parser of one subcommand, with its arguments."""
+    parser = _Parser(prog=f"rocketqa {name}")
+    _add_arguments(parser, name)
     return parser
 
 

@@ -26,7 +26,7 @@ Pair = tuple[str, Passage | str]
 
 
 class CrossEncoder:
-    """Scores (query, passage) pairs (RocketQA, section 3.2; RocketQAv2, section 2).
+    """Scores (query, passage) pairs (RocketQA, figure 1; RocketQAv2, section 3.1).
 
     Any sentence-transformers cross-encoder with one or two outputs serves. The passage's title and text go in as one
     segment.

@@ -26,7 +26,7 @@ Item = TypeVar("Item")
 
 
 class DualEncoder:
-    """Encodes queries and passages to float32 vectors (RocketQA, section 3.1; RocketQAv2, section 2).
+    """Encodes queries and passages to float32 vectors (RocketQA, section 3.2; RocketQAv2, section 3.1).
 
     Any sentence-transformers model serves, with its own pooling, normalisation, prompts and similarity. A folder with a
     `rocketqa.json` gets a passage as the segment pair (title, text), any other model gets them joined by a space.

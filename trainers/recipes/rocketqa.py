@@ -1,4 +1,4 @@
-"""RocketQA's four steps (Qu et al., 2021, section 4.4)."""
+"""RocketQA's four steps (Qu et al., 2021, section 3.4)."""
 
 from __future__ import annotations
 
