@@ -16,9 +16,9 @@ from haystack_integrations.components.embedders.sentence_transformers import Sen
 from sides import compare
 
 from rocketqa_haystack import DualEncoder, RocketQADocumentEmbedder
-from rocketqa_haystack.cli.demo.encoder import small_encoder
 from rocketqa_haystack.cli.main import quiet_libraries
 from rocketqa_haystack.data import load_collection
+from rocketqa_haystack.encoders.packaged import small_encoder
 from rocketqa_haystack.encoders.search import exact_search
 from rocketqa_haystack.evaluation import measure
 

@@ -24,7 +24,7 @@ from sentence_transformers.base.modules import Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
 from transformers import BertConfig, BertModel, BertTokenizerFast
 
-from rocketqa_haystack.cli.demo.encoder import small_encoder
+from rocketqa_haystack.encoders.packaged import small_encoder
 
 MODEL_ALONE = """
 import sys, psutil

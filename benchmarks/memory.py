@@ -26,7 +26,6 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from rocketqa_haystack.cli.demo.encoder import small_encoder
 from rocketqa_haystack.cli.main import quiet_libraries
 from rocketqa_haystack.data import (
     Passage,
@@ -36,6 +35,7 @@ from rocketqa_haystack.data import (
     load_collection,
     write_groups,
 )
+from rocketqa_haystack.encoders.packaged import small_encoder
 from trainers import CrossEncoderTrainer, DualEncoderTrainer, JointTrainer, TrainingSettings
 
 MAX_LENGTH = 128

@@ -50,9 +50,9 @@ def measure(arguments: argparse.Namespace, size: int) -> dict[str, float]:
 
     import psutil
 
-    from rocketqa_haystack.cli.demo.encoder import small_encoder
     from rocketqa_haystack.data import CorpusFile
     from rocketqa_haystack.encoders import DualEncoder
+    from rocketqa_haystack.encoders.packaged import small_encoder
     from trainers.loop import start_accelerator
     from trainers.mining import dense_search, encode_corpus, mine
 

@@ -17,8 +17,8 @@ from sides import compare
 from transformers import BertTokenizerFast
 
 from rocketqa_haystack.checkpoints.tokenizer import build_tokenizer
-from rocketqa_haystack.cli.demo.encoder import small_encoder
 from rocketqa_haystack.data import read_corpus
+from rocketqa_haystack.encoders.packaged import small_encoder
 from rocketqa_haystack.encoders.pairs import finish_pairs, without_surrogates
 
 MAX_LENGTH = 128

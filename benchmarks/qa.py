@@ -26,7 +26,6 @@ from haystack_integrations.components.readers.transformers import TransformersEx
 from tqdm.auto import tqdm
 from transformers import AutoTokenizer
 
-from rocketqa_haystack.cli.demo.encoder import small_encoder
 from rocketqa_haystack.cli.main import quiet_libraries
 from rocketqa_haystack.data import (
     AnsweredCollection,
@@ -37,6 +36,7 @@ from rocketqa_haystack.data import (
 )
 from rocketqa_haystack.data.journal import Journal
 from rocketqa_haystack.encoders import CrossEncoder, DualEncoder
+from rocketqa_haystack.encoders.packaged import small_encoder
 from rocketqa_haystack.evaluation import (
     BM25,
     Run,

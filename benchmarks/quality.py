@@ -36,10 +36,10 @@ from sentence_transformers.util import mine_hard_negatives
 from transformers.trainer_utils import get_last_checkpoint
 
 from rocketqa_haystack import DualEncoder
-from rocketqa_haystack.cli.demo.encoder import small_encoder
 from rocketqa_haystack.cli.main import quiet_libraries
 from rocketqa_haystack.data import Collection, load_collection, read_qrels
 from rocketqa_haystack.data.files import write_json
+from rocketqa_haystack.encoders.packaged import small_encoder
 from rocketqa_haystack.encoders.precision import computes_bfloat16
 from rocketqa_haystack.evaluation import measure, retrieve
 from trainers.recipes import RECIPES, Recipe, make_recipe, run_recipe

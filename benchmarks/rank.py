@@ -19,9 +19,9 @@ from haystack_integrations.components.rankers.sentence_transformers import Sente
 from sides import compare
 
 from rocketqa_haystack import CrossEncoder, DualEncoder, RocketQARanker
-from rocketqa_haystack.cli.demo.encoder import small_encoder
 from rocketqa_haystack.cli.main import quiet_libraries
 from rocketqa_haystack.data import Collection, load_collection
+from rocketqa_haystack.encoders.packaged import small_encoder
 from rocketqa_haystack.evaluation import measure, rerank, retrieve
 from trainers import CrossEncoderTrainer, TrainingSettings, mine_groups
 

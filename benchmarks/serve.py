@@ -30,10 +30,10 @@ from urllib.request import urlopen
 from haystack import Document, Pipeline
 
 from rocketqa_haystack import DualEncoder, FAISSDocumentStore, RocketQARanker, RocketQARetriever
-from rocketqa_haystack.cli.demo.encoder import small_encoder
 from rocketqa_haystack.cli.demo.questions import demo_collections
 from rocketqa_haystack.cli.main import quiet_libraries
 from rocketqa_haystack.data import Collection, load_collection
+from rocketqa_haystack.encoders.packaged import small_encoder
 
 PASSAGES = 1_000
 

@@ -41,9 +41,9 @@ from haystack import Document
 from tqdm import tqdm
 
 from rocketqa_haystack import DualEncoder, FAISSDocumentStore
-from rocketqa_haystack.cli.demo.encoder import small_encoder
 from rocketqa_haystack.cli.main import quiet_libraries
 from rocketqa_haystack.data import read_corpus
+from rocketqa_haystack.encoders.packaged import small_encoder
 
 DIMENSION = 384
 NOISE = 0.6  # length of what is added to a vector of length 1

@@ -39,9 +39,9 @@ from sentence_transformers.cross_encoder.losses import BinaryCrossEntropyLoss
 from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 from sides import Side, compare
 
-from rocketqa_haystack.cli.demo.encoder import small_encoder
 from rocketqa_haystack.cli.main import quiet_libraries
 from rocketqa_haystack.data import Collection, Passage, TrainingGroup, groups_from_collection, load_collection
+from rocketqa_haystack.encoders.packaged import small_encoder
 from rocketqa_haystack.encoders.precision import computes_bfloat16
 from trainers import CrossEncoderTrainer, DualEncoderTrainer, JointTrainer, TrainingSettings
 

@@ -25,8 +25,8 @@ from haystack.components.writers import DocumentWriter
 from haystack.document_stores.types import DuplicatePolicy
 
 from rocketqa_haystack import FAISSDocumentStore, RocketQADocumentEmbedder, RocketQARanker, RocketQARetriever
-from rocketqa_haystack.cli.demo.encoder import small_encoder
 from rocketqa_haystack.data import read_corpus
+from rocketqa_haystack.encoders.packaged import small_encoder
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--corpus", type=Path, default=Path("examples/handbook/corpus.jsonl"))

@@ -21,8 +21,8 @@ import sys
 from pathlib import Path
 
 from rocketqa_haystack import CrossEncoder, DualEncoder
-from rocketqa_haystack.cli.demo.encoder import small_encoder
 from rocketqa_haystack.data import check_groups, groups_from_collection, load_collection
+from rocketqa_haystack.encoders.packaged import small_encoder
 from rocketqa_haystack.evaluation import BM25, format_table, measure, rerank, retrieve
 from trainers import CrossEncoderTrainer, DualEncoderTrainer, TrainingSettings, mine_groups
 

@@ -25,8 +25,8 @@ from haystack.components.retrievers.in_memory import InMemoryBM25Retriever
 from haystack.document_stores.in_memory import InMemoryDocumentStore
 
 from rocketqa_haystack import DualEncoder, FAISSDocumentStore, RocketQARanker, RocketQARetriever
-from rocketqa_haystack.cli.demo.encoder import small_encoder
 from rocketqa_haystack.data import load_collection
+from rocketqa_haystack.encoders.packaged import small_encoder
 from rocketqa_haystack.evaluation import Run, format_table, measure
 from trainers import CrossEncoderTrainer, TrainingSettings, mine_groups
 

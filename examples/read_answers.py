@@ -22,8 +22,8 @@ from haystack import Document, Pipeline
 from haystack_integrations.components.readers.transformers import TransformersExtractiveReader
 
 from rocketqa_haystack import DualEncoder, FAISSDocumentStore, RocketQARetriever
-from rocketqa_haystack.cli.demo.encoder import small_encoder
 from rocketqa_haystack.data import Collection, load_answered_collection
+from rocketqa_haystack.encoders.packaged import small_encoder
 from rocketqa_haystack.evaluation import exact_match
 from trainers import ReaderTrainer, TrainingSettings, mine_distractors
 

@@ -21,8 +21,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from rocketqa_haystack import DualEncoder
-from rocketqa_haystack.cli.demo.encoder import small_encoder
 from rocketqa_haystack.data import TrainingGroup, load_collection
+from rocketqa_haystack.encoders.packaged import small_encoder
 from rocketqa_haystack.evaluation import format_table, measure, retrieve
 from trainers import DualEncoderTrainer, TrainingSettings, mine_groups
 

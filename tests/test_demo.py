@@ -13,9 +13,9 @@ from haystack import Pipeline
 
 from rocketqa_haystack import DualEncoder
 from rocketqa_haystack.cli.demo import run as demo_run
-from rocketqa_haystack.cli.demo.encoder import small_encoder
 from rocketqa_haystack.cli.demo.questions import CORPUS_PROGRAM, QUESTIONS, demo_collections
 from rocketqa_haystack.data import Collection
+from rocketqa_haystack.encoders.packaged import small_encoder
 
 
 @pytest.fixture(scope="module")

@@ -31,8 +31,7 @@ def forward_in_batches(
 ) -> Tensor:
     """Runs the model over texts sorted by length, so that little of the work is padding.
 
-    With `replay` the activations of a batch are not kept, see `replayed`: memory is then that of one batch, whatever the
-    number of texts.
+    With `replay` no activations are kept, see `replayed`: memory is that of one batch, whatever the number of texts.
 
     Args:
         model: A sentence-transformers model.

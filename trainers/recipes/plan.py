@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rocketqa_haystack.checkpoints.registry import OFFICIAL_MODELS
-from rocketqa_haystack.cli.demo.encoder import small_encoder
 from rocketqa_haystack.encoders.loading import is_folder
+from rocketqa_haystack.encoders.packaged import small_encoder
 
 if TYPE_CHECKING:
     from trainers.recipes.run import Run

