@@ -114,8 +114,13 @@ def test_vectors_of_two_models_do_not_come_into_one_store(
         for parameter in encoder.model.parameters():
             parameter += 0.1 * torch.randn_like(parameter)
     encoder.save_pretrained(tmp_path / "other")
-    assert run("index", collection_folder, store, "--model", tmp_path / "other", "--duplicates", "overwrite") == 2
-    assert "was indexed with another model" in capsys.readouterr().err
+    others = tmp_path / "others.jsonl"
+    others.write_text('{"_id": "no other has it", "title": "", "text": "bebi keka"}\n')
+    for corpus in (collection_folder, others):
+        assert run("index", corpus, store, "--model", tmp_path / "other", "--duplicates", "overwrite") == 2
+        assert "was indexed with another model" in capsys.readouterr().err
+    with FAISSDocumentStore(path=store) as kept:
+        assert kept.get_documents_by_id(["no other has it"]) == []
 
 
 def test_the_type_of_index_is_chosen_once_and_remembered(

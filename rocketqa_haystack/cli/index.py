@@ -65,15 +65,13 @@ def index(
     if index is not None:
         make_index(index, encoder.dimension, encoder.store_similarity)  # a mistake stops here, before the work
     total = sum(1 for _ in read_corpus(file))  # and so does a bad line
-    written, present, checked = 0, 0, False
+    written, present = 0, 0
     with FAISSDocumentStore(path=store, similarity=encoder.store_similarity, index=index) as document_store:
+        _check_model(encoder, document_store, store, model)
         with tqdm(total=total, desc="Indexing", unit="passage") as progress:
             for chunk in _chunks(read_corpus(file)):
                 documents = [Document(id=id, content=p.text, meta={"title": p.title}) for id, p in chunk]
                 found = {each.id: each for each in document_store.get_documents_by_id([each.id for each in documents])}
-                if found and not checked:
-                    _check_model(encoder, document_store, next(iter(found)), store, model)
-                    checked = True
                 todo = [place for place, each in enumerate(documents) if not _is_same(each, found.get(each.id))]
                 if duplicates == "skip":
                     todo = [place for place in todo if documents[place].id not in found]
@@ -101,16 +99,25 @@ def _is_same(document: Document, stored: Document | None) -> bool:
     )
 
 
-def _check_model(encoder: DualEncoder, store: FAISSDocumentStore, id: str, folder: Path, model: str) -> None:
+def _check_model(encoder: DualEncoder, store: FAISSDocumentStore, folder: Path, model: str) -> None:
     """Refuses to put a model's vectors beside those of another, by one passage of the store."""
     from rocketqa_haystack.data import Passage
 
-    document = store.get_documents_by_id([id], return_embedding=True)[0]
-    new = encoder.encode_passages([Passage(document.content or "", title=str(document.meta.get("title") or ""))])[0]
-    old = np.asarray(document.embedding if document.embedding is not None else [], dtype=np.float32)
-    if old.shape == new.shape and old @ new >= SAME_VECTOR * np.linalg.norm(old) * np.linalg.norm(new):
-        return
-    raise ValueError(
-        f"{folder} was indexed with another model than {model}, or another one wrote passage {id!r} there; vectors of "
-        "two models cannot be compared: use the model of before, or another folder"
-    )
+    try:
+        anywhere = np.ones(encoder.dimension, dtype=np.float32)
+        documents = store.embedding_retrieval(anywhere, top_k=1, return_embedding=True)
+    except ValueError:
+        is_other, place = True, "of other dimensions"
+    else:
+        if not documents:
+            return
+        document, title = documents[0], str(documents[0].meta.get("title") or "")
+        new = encoder.encode_passages([Passage(document.content or "", title=title)])[0]
+        old = np.asarray(document.embedding, dtype=np.float32)
+        is_other = old @ new < SAME_VECTOR * np.linalg.norm(old) * np.linalg.norm(new)
+        place = f"of passage {document.id!r}"
+    if is_other:
+        raise ValueError(
+            f"{folder} was indexed with another model than {model}, which gives vectors {place} that cannot be "
+            "compared with those there: use the model of before, or another folder"
+        )

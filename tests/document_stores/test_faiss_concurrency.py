@@ -1,7 +1,6 @@
 """Readers beside a writer, in threads and in processes, find committed states and nothing else."""
 
 import asyncio
-import os
 import sqlite3
 import time
 from itertools import islice
@@ -27,7 +26,7 @@ from processes import (
 from rocketqa_haystack.document_stores.faiss import FAISSDocumentStore
 from rocketqa_haystack.document_stores.faiss import database as database_module
 
-SECONDS = 30 if os.environ.get("ROCKETQA_LONG_TESTS") else 3
+SECONDS = 30
 QUERY = np.random.default_rng(0).standard_normal(DIMENSION, dtype=np.float32)
 
 

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import datetime
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,27 @@ def random_vectors(count: int, dimension: int = 8, seed: int = 0) -> np.ndarray:
 
 def plain_documents(count: int) -> list[Document]:
     return [Document(id=str(number), meta={"number": number}) for number in range(count)]
+
+
+class Kind(str, Enum):
+    NOTE = "note"
+
+
+def test_texts_and_bytes_of_other_types_come_back_as_what_they_are_equal_to() -> None:
+    blob = ByteStream(bytearray(b"\x00\x01"))  # type: ignore[arg-type]
+    with FAISSDocumentStore() as store:
+        store.write_documents(
+            [
+                Document(id=np.str_("a"), content=Kind.NOTE),
+                Document(id="b", content=np.str_("text")),
+                Document(id="c", blob=blob),
+            ]
+        )
+        found = store.filter_documents()
+    assert [(d.id, d.content) for d in found] == [("a", "note"), ("b", "text"), ("c", None)]
+    assert {type(d.content) for d in found[:2]} == {str}
+    assert found[2].blob is not None
+    assert found[2].blob.data == b"\x00\x01"
 
 
 @settings(max_examples=100, deadline=None)

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import resource
 import shutil
 import signal
@@ -35,7 +36,7 @@ from processes import (
 from rocketqa_haystack.document_stores.faiss import FAISSDocumentStore
 from rocketqa_haystack.document_stores.faiss import database as database_module
 
-KILLS = 200 if os.environ.get("ROCKETQA_LONG_TESTS") else 25
+KILLS = 200
 
 
 @pytest.fixture
@@ -260,6 +261,93 @@ def test_commits_of_another_process_are_seen_at_the_next_search(path: Path) -> N
         changed = content_of(store)
         assert list(changed) == [*(id_ for id_ in content if id_ not in ("0", "40")), "0", "new"]
         assert_search_equals_brute_force(store, changed)
+
+
+def test_a_database_copied_without_its_log_is_not_taken_for_a_new_one(path: Path, tmp_path: Path) -> None:
+    with FAISSDocumentStore(path=tmp_path / "open") as store:
+        store.write_vectors([Document(id="a")], np.ones((1, DIMENSION), dtype=np.float32))
+        store.save_index()
+        copy = tmp_path / "copy"
+        copy.mkdir()
+        for name in ("documents.sqlite", "index.faiss", "index.json"):
+            shutil.copy(tmp_path / "open" / name, copy)
+    with pytest.raises(DocumentStoreError, match=r"documents\.sqlite is missing or empty, but index\.faiss"):
+        FAISSDocumentStore(path=copy).count_documents()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "UPDATE documents SET meta = replace(meta, 'floor', 'gloor') WHERE id = '7'",
+        "UPDATE state SET documents = 52",
+        "UPDATE state SET vectors = 3",
+        "UPDATE vectors SET vector = 'text'",
+        "UPDATE vectors SET vector = substr(vector, 1, 8)",
+        "DELETE FROM vectors WHERE number = (SELECT max(number) FROM vectors)",
+    ],
+)
+def test_damage_is_noticed_when_a_folder_is_opened(damage: str, path: Path) -> None:
+    with FAISSDocumentStore(path=path) as store:
+        store.write_documents([Document(id="7", meta={"floor": 3})], policy=DuplicatePolicy.OVERWRITE)
+    with sqlite3.connect(path / "documents.sqlite") as connection:
+        connection.execute("DROP TRIGGER discount_vector")
+        connection.execute(damage)
+    with pytest.raises(DocumentStoreError, match=r"documents\.sqlite is damaged"):
+        FAISSDocumentStore(path=path).count_documents()
+
+
+def test_a_changed_byte_in_the_index_of_ids_is_noticed(path: Path) -> None:
+    file = path / "documents.sqlite"
+    with FAISSDocumentStore(path=path) as store:
+        store.write_documents([Document(id="needle")])
+    whole = file.read_bytes()
+    places = [found.start() for found in re.finditer(b"needle", whole)]
+    assert len(places) == 2, "the document, and the index of ids"
+    for place in places:
+        file.write_bytes(whole[:place] + b"b" + whole[place + 1 :])
+        with pytest.raises(DocumentStoreError, match=r"documents\.sqlite is damaged"):
+            FAISSDocumentStore(path=path).get_documents_by_id(["needle"])
+
+
+def test_numbers_go_on_where_they_were_when_their_counter_is_damaged(path: Path) -> None:
+    with sqlite3.connect(path / "documents.sqlite") as connection:
+        connection.execute("UPDATE sqlite_sequence SET seq = 4")
+    with FAISSDocumentStore(path=path) as store:
+        assert store.write_documents([Document(id="new")], policy=DuplicatePolicy.SKIP) == 1
+        assert store.filter_documents()[-1].id == "new"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes do not fork here")
+def test_a_store_goes_on_in_a_forked_process(path: Path) -> None:
+    store = FAISSDocumentStore(path=path)
+    count = store.count_documents()
+    closed, parent = os.pipe()
+    child = os.fork()
+    if not child:
+        os.read(closed, 1)  # the parent, which would take the write-ahead log away, has closed its store
+        store.write_documents([Document(id="child")])
+        store.close()
+        os._exit(0)
+    store.write_documents([Document(id="parent")])
+    store.close()
+    os.write(parent, b"1")
+    assert os.waitpid(child, 0)[1] == 0
+    with FAISSDocumentStore(path=path) as reopened:
+        assert reopened.count_documents() == count + 2
+
+
+def test_a_long_log_does_not_make_writers_wait_for_readers(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database_module, "CHECKPOINT", 0)
+    with FAISSDocumentStore(path=path) as store:
+        store.count_documents()
+        reader = sqlite3.connect(path / "documents.sqlite")
+        reader.execute("BEGIN")
+        reader.execute("SELECT * FROM state").fetchall()
+        start_time = time.monotonic()
+        for number in range(3):
+            store.write_documents([Document(id=f"beside a reader {number}")])
+        assert time.monotonic() - start_time < 5
+        reader.close()
 
 
 def test_a_folder_can_be_opened_for_the_first_time_by_many_at_once(tmp_path: Path) -> None:

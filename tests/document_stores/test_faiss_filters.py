@@ -1,6 +1,5 @@
 """Filters compiled to SQL select what Haystack's own matching selects."""
 
-import os
 from datetime import datetime, timezone
 from typing import Any
 
@@ -119,7 +118,7 @@ def test_a_field_is_found_whatever_its_name(key: str) -> None:
             assert store.filter_documents({"field": field, "operator": "==", "value": "a"}) == [expected]
 
 
-@settings(max_examples=2000 if os.environ.get("ROCKETQA_LONG_TESTS") else 130, deadline=None)
+@settings(max_examples=2000, deadline=None)
 @given(st.lists(st.tuples(contents, metas), min_size=4, max_size=6), st.lists(filters, min_size=4, max_size=6))
 def test_a_filter_selects_what_haystack_says_matches(contents_and_metas: Any, many_filters: Any) -> None:
     documents = [
@@ -140,6 +139,20 @@ def test_a_filter_selects_what_haystack_says_matches(contents_and_metas: Any, ma
             assert outcome(lambda each=each: [d.id for d in store.filter_documents(each)]) == expected
             count = outcome(lambda each=each: store.count_documents_by_filter(each))
             assert count == (len(expected) if isinstance(expected, list) else expected)
+
+
+@pytest.mark.parametrize("operator", ["AND", "OR", "NOT"])
+@pytest.mark.parametrize(("depth", "width"), [(7, 1), (8, 2), (9, 2), (60, 1), (1, 25_000)])
+def test_filters_are_as_deep_and_as_wide_as_they_come(operator: str, depth: int, width: int) -> None:
+    documents = [Document(id=str(n), meta={"n": n, "word": f"w{n % 3}"}) for n in range(9)]
+    each: Any = {"field": "meta.n", "operator": ">", "value": 4}
+    for level in range(depth):
+        others = [{"field": "meta.word", "operator": "==", "value": f"w{level % 3}"}] * (width > 1)
+        conditions = [each] * width if width > 2 else [each, *others]
+        each = {"operator": operator if level % 2 else "AND", "conditions": conditions}
+    with FAISSDocumentStore() as store:
+        store.write_documents(documents)
+        assert store.filter_documents(each) == [d for d in documents if document_matches_filter(each, d)]
 
 
 def test_a_condition_guards_the_ones_after_it() -> None:

@@ -144,7 +144,7 @@ def test_search_parameters_are_taken_from_the_query_before_the_retriever_before_
             assert [d.meta["n"] for d in again] == found(store, query)
         with pytest.raises(ValueError, match=r"search parameters are nprobe, .* but got 'n_probe'"):
             store.embedding_retrieval(QUERIES[0], search_parameters={"n_probe": 1})
-        with pytest.raises(ValueError, match="nprobe must be a number greater than 0, but got 0"):
+        with pytest.raises(ValueError, match="nprobe must be a whole number from 1 on, but got 0"):
             FAISSDocumentStore(search_parameters={"nprobe": 0})
 
 
@@ -276,3 +276,12 @@ def test_without_faiss_the_extras_are_named_and_nothing_is_made(
     with pytest.raises(ImportError, match=r"rocketqa-haystack\[cpu\], or rocketqa-haystack\[gpu\]"):
         FAISSDocumentStore(path=tmp_path / "store").count_documents()
     assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize("similarity", SIMILARITIES)
+def test_what_is_left_is_found_where_all_that_is_near_was_deleted(similarity: Any) -> None:
+    near, far = VECTORS[:400] * 0.1 + 5, VECTORS[:400] * 0.1 - 5
+    with FAISSDocumentStore(similarity=similarity, index="HNSW32") as store:
+        store.write_vectors(documents(range(800)), np.concatenate([near, far]))
+        store.delete_documents([str(n) for n in range(400)])
+        assert len(store.embedding_retrieval(near[0])) == 10

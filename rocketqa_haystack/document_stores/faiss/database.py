@@ -1,6 +1,7 @@
 """The documents and their vectors in one SQLite file: the truth that the FAISS index is derived from."""
 
 import json
+import os
 import sqlite3
 import uuid
 import zlib
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 from haystack import Document
@@ -52,7 +54,10 @@ _SCHEMA = (
     "CREATE TRIGGER discount_vector AFTER DELETE ON vectors BEGIN UPDATE state SET vectors = vectors - 1; END",
     f"PRAGMA user_version = {SCHEMA_VERSION}",
 )
-_INSERT = f"INTO documents (number, {', '.join(COLUMNS)}, checksum) VALUES (?, {', '.join('?' * len(COLUMNS))}, ?)"
+_INSERT = (
+    f"INSERT INTO documents (number, {', '.join(COLUMNS)}, checksum) VALUES (?, {', '.join('?' * len(COLUMNS))}, ?) "
+    "ON CONFLICT (id) DO NOTHING"
+)
 _ROW = ", ".join(f"documents.{column}" for column in ("number", *COLUMNS, "checksum"))
 _WIDTH = 1 + len(COLUMNS)  # of what a document's checksum is of
 _VECTOR = "vectors.vector, vectors.checksum FROM documents LEFT JOIN vectors USING (number)"
@@ -166,7 +171,9 @@ class Database:
         Return the documents with these ids, in the order of the ids; those that are not there are left out.
         """
         sql = f"SELECT {_ROW}, {_VECTOR if with_vectors else _NO_VECTOR} WHERE id = ?"
-        rows = (self._connection.execute(sql, (id_,)).fetchone() for id_ in ids)
+        # What is not valid Unicode is no document's id.
+        known = (id_ for id_ in ids if id_ == id_.encode(errors="ignore").decode())
+        rows = (self._connection.execute(sql, (id_,)).fetchone() for id_ in known)
         return [self._document(row) for row in rows if row is not None]
 
     def numbers(self, condition: Condition) -> np.ndarray:
@@ -209,7 +216,7 @@ class Database:
             row = (number, *to_row(document))
             if policy is DuplicatePolicy.OVERWRITE:
                 self._connection.execute("DELETE FROM documents WHERE id = ?", (document.id,))
-            cursor = self._connection.execute(f"INSERT OR IGNORE {_INSERT}", (*row, checksum(row)))
+            cursor = self._connection.execute(_INSERT, (*row, checksum(row)))
             if cursor.rowcount == 0:
                 if policy is DuplicatePolicy.SKIP:
                     continue
@@ -236,7 +243,8 @@ class Database:
         Delete the documents with these ids; ids that are not there are passed over.
         """
         self._advance()
-        self._connection.executemany("DELETE FROM documents WHERE id = ?", ((id_,) for id_ in ids))
+        known = ((id_,) for id_ in ids if id_ == id_.encode(errors="ignore").decode())
+        self._connection.executemany("DELETE FROM documents WHERE id = ?", known)
 
     def delete_matching(self, condition: Condition) -> int:
         """
@@ -344,6 +352,31 @@ class Database:
         self._connection.execute("DELETE FROM removed WHERE generation <= ?", (until,))
         self._connection.execute("UPDATE state SET history = max(history, ?)", (until,))
 
+    def verify(self) -> None:
+        """
+        Read everything, and compare it with its checksums and its indexes.
+
+        :raises DocumentStoreError: If something is damaged.
+        """
+        (found,) = self._connection.execute("PRAGMA integrity_check(1)").fetchone()
+        if found != "ok":
+            raise self.damage(str(found))
+        state, documents, vectors, number = self.state(), 0, 0, -1
+        sql = f"SELECT {_ROW}, {_VECTOR} WHERE documents.number > ? ORDER BY documents.number LIMIT ?"
+        while rows := self._connection.execute(sql, (number, CHUNK)).fetchall():
+            for row in rows:
+                self._check(row)
+                if row[-1] is not None and len(row[-2]) != STORED.itemsize * (state.dimension or 0):
+                    raise self.damage(f"the vector of document {row[1]!r} has not {state.dimension} dimensions")
+            documents, vectors = documents + len(rows), vectors + sum(row[-1] is not None for row in rows)
+            number = rows[-1][0]
+        (stored,) = self._connection.execute("SELECT count(*) FROM vectors").fetchone()
+        if (documents, vectors, stored) != (state.documents, state.vectors, state.vectors):
+            raise self.damage(
+                f"it has {documents} documents and {stored} vectors, {vectors} of them of documents, but should have "
+                f"{state.documents} and {state.vectors}"
+            )
+
     def damage(self, what: str) -> DocumentStoreError:
         """
         Return the error that says what is damaged.
@@ -351,8 +384,11 @@ class Database:
         return DocumentStoreError(f"{self._name} is damaged: {what}. Restore it from a backup.")
 
     def _next_number(self) -> int:
-        row = self._connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'documents'").fetchone()
-        return 1 if row is None else int(row[0]) + 1
+        sql = (
+            "SELECT max(ifnull((SELECT seq FROM sqlite_sequence WHERE name = 'documents'), 0), "
+            "ifnull((SELECT max(number) FROM documents), 0))"
+        )
+        return int(self._connection.execute(sql).fetchone()[0]) + 1
 
     def _advance(self) -> None:
         self._connection.execute("UPDATE state SET generation = generation + 1")
@@ -382,19 +418,20 @@ class Database:
     def _check(self, row: tuple[Any, ...]) -> None:
         if checksum(row[:_WIDTH]) != row[_WIDTH]:
             raise self.damage(f"document {row[1]!r} is not as it was written")
+        vector, expected = row[_WIDTH + 1 :] or (None, None)
+        if vector is not None and not _is_whole(row[0], vector, expected):
+            raise self.damage(f"the vector of document {row[1]!r} is not as it was written")
 
     def _document(self, row: tuple[Any, ...], score: float | None = None) -> Document:
         self._check(row)
-        number, id_, content, meta, stored_score, blob, blob_info, sparse_embedding, _, vector, vector_checksum = row
-        if vector is not None and _vector_checksum(number, vector) != vector_checksum:
-            raise self.damage(f"the vector of document {id_!r} is not as it was written")
+        _, id_, content, meta, stored_score, blob, blob_info, sparse_embedding, _, vector, _ = row
         return from_row(
             id_, content, meta, stored_score if score is None else score, blob, blob_info, sparse_embedding, vector
         )
 
     def _vectors(self, rows: list[tuple[int, bytes, int]]) -> tuple[np.ndarray, np.ndarray]:
         for number, vector, expected in rows:
-            if _vector_checksum(number, vector) != expected:
+            if not _is_whole(number, vector, expected):
                 raise self.damage(f"the vector of document number {number} is not as it was written")
         stored = np.frombuffer(b"".join([vector for _, vector, _ in rows]), dtype=STORED)
         return _column(rows), stored.reshape(len(rows), -1)
@@ -412,18 +449,28 @@ class Database:
             return
         try:
             if self._file.with_name(f"{self._file.name}-wal").stat().st_size > CHECKPOINT:
+                # Now or another time: whoever waits for readers keeps other writers waiting.
+                self._connection.execute("PRAGMA busy_timeout = 0")
                 self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         except (OSError, sqlite3.Error):
             pass  # what is committed is safe in the log too
+        finally:
+            self._connection.execute(f"PRAGMA busy_timeout = {int(1000 * LOCK_TIMEOUT)}")
 
     def _prepare(self, factory: str) -> None:
-        self._refuse_lost()
+        if self._file is not None:
+            # In this order: who makes a new store writes its file before any other.
+            left = self._beside(f"{self._file.name}-wal", INDEX_FILE, TAG_FILE)
+            if left and not _size(self._file):
+                raise self._lost(left)
         with self.transaction():  # its three questions must be about one state: another process may be making it
             is_ours = self._is_ours()
         if not is_ours:
             self._connection.execute("PRAGMA journal_mode = WAL")
             with self.transaction(write=True):
                 if not self._is_ours():  # another process may have been faster
+                    if left := self._beside(INDEX_FILE, TAG_FILE):
+                        raise self._lost(left)
                     for statement in _SCHEMA:
                         self._connection.execute(statement)
                     self._connection.execute(
@@ -433,16 +480,16 @@ class Database:
         self._connection.execute("PRAGMA synchronous = FULL")
         self._connection.execute("PRAGMA cell_size_check = ON")
 
-    def _refuse_lost(self) -> None:
-        """An empty file would be made a new store: not where another stood, of which something is left."""
-        if self._file is None or (self._file.exists() and self._file.stat().st_size):
-            return
-        left = [self._file.with_name(name) for name in (f"{self._file.name}-wal", INDEX_FILE, TAG_FILE)]
-        if found := [file.name for file in left if file.exists() and file.stat().st_size]:
-            raise DocumentStoreError(
-                f"{self._name} is missing or empty, but {', '.join(found)} beside it belongs to it. Restore it from a "
-                "backup, or remove those files to begin a new store."
-            )
+    def _beside(self, *names: str) -> list[str]:
+        """Those of these files that are there, beside the database's, and not empty."""
+        return [] if self._file is None else [name for name in names if _size(self._file.with_name(name))]
+
+    def _lost(self, left: list[str]) -> DocumentStoreError:
+        """A file without tables would be made a new store: not where another stood, of which something is left."""
+        return DocumentStoreError(
+            f"{self._name} is missing or empty, but {', '.join(left)} beside it belongs to it. Restore it from a "
+            "backup, or remove those files to begin a new store."
+        )
 
     def _is_ours(self) -> bool:
         """Whether the file is one of ours; False if it is new."""
@@ -483,7 +530,8 @@ class Connections:
     """
     A database for any number of threads: each transaction has a connection of its own while it lasts.
 
-    A database in memory has one connection, which transactions take in turn.
+    A database in memory has one connection, which transactions take in turn. One in a file is closed while a process
+    forks, as SQLite's connections must not be taken along: parent and child open their own at their next transaction.
 
     :param file: As for `Database`.
     :param factory: As for `Database`.
@@ -496,6 +544,9 @@ class Connections:
         self._turn = Lock() if file is None else nullcontext()
         self._writer = Lock()
         self._is_closed = False
+        self._process, self._used = os.getpid(), set[Database]()
+        if file is not None:
+            _OPEN.add(self)
 
     @contextmanager
     def transaction(self, *, write: bool = False) -> Iterator[Database]:
@@ -503,10 +554,13 @@ class Connections:
         Lend a connection inside a transaction, see `Database.transaction`.
         """
         with self._turn:
+            if self._process != os.getpid():
+                self._go_on_after_fork()
             try:
                 database = self._idle.pop()
             except IndexError:
                 database = Database(*self._arguments)
+            self._used.add(database)
             try:
                 # Threads queue up here, because SQLite would make them look again and again.
                 if write and not self._writer.acquire(timeout=LOCK_TIMEOUT):
@@ -518,6 +572,7 @@ class Connections:
                     if write:
                         self._writer.release()
             finally:
+                self._used.discard(database)
                 self._idle.append(database)
                 if self._is_closed:
                     self.close()
@@ -527,12 +582,46 @@ class Connections:
         Close all connections, those in use when their transactions end.
         """
         self._is_closed = True
+        self.close_idle()
+
+    def close_idle(self) -> None:
+        """
+        Close the connections that no transaction uses.
+        """
         while self._idle:
             self._idle.pop().close()
+
+    def _go_on_after_fork(self) -> None:
+        if self._used and self._arguments[0] is not None:
+            raise DocumentStoreError(
+                f"{self._arguments[0]} was in use by another thread when this process was forked; start processes with "
+                "the method 'spawn' or 'forkserver', or close the store before."
+            )
+        self._process, self._writer = os.getpid(), Lock()
+
+
+_OPEN: WeakSet[Connections] = WeakSet()
+
+
+def _close_idle() -> None:
+    for connections in list(_OPEN):
+        connections.close_idle()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_close_idle)
+
+
+def _size(file: Path) -> int:
+    return file.stat().st_size if file.exists() else 0
 
 
 def _vector_checksum(number: int, vector: bytes) -> int:
     return zlib.crc32(vector, number & 0xFFFFFFFF)
+
+
+def _is_whole(number: int, vector: object, expected: int) -> bool:
+    return isinstance(vector, bytes) and _vector_checksum(number, vector) == expected
 
 
 def _column(rows: list[tuple[Any, ...]]) -> np.ndarray:

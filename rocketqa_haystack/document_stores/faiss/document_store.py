@@ -31,6 +31,9 @@ from rocketqa_haystack.document_stores.faiss.vectors import as_vector
 
 DATABASE_FILE = "documents.sqlite"
 
+#: Bytes of a database up to which it is verified when it is opened, which takes less than a second.
+VERIFIED = 64 * 2**20
+
 # What InMemoryDocumentStore divides an inner product by before it squashes it.
 _SCORE_SCALE = 100
 
@@ -190,6 +193,18 @@ class FAISSDocumentStore:
         :raises DocumentStoreError: If it cannot be written.
         """
         self._save(self._open())
+
+    def verify(self) -> None:
+        """
+        Read all that is stored and compare it with its checksums.
+
+        A folder with a database of up to 64 MiB is verified whenever it is opened; what comes out of a larger one is
+        compared as it is read.
+
+        :raises DocumentStoreError: If something is damaged.
+        """
+        with self._transaction() as database:
+            database.verify()
 
     def rebuild(self, index: str | None = None) -> None:
         """
@@ -632,6 +647,8 @@ class FAISSDocumentStore:
                 connections = Connections(file, self.index or EXACT)
                 try:
                     with connections.transaction() as database:
+                        if file is not None and file.stat().st_size <= VERIFIED:
+                            database.verify()
                         index = self._new_index(self.index, is_new=not database.state().vectors)
                 except BaseException:
                     connections.close()
@@ -735,7 +752,7 @@ class FAISSDocumentStore:
 
     def _scaled(self, score: float) -> float:
         if self.similarity == "cosine":
-            return (score + 1) / 2
+            return min(1.0, max(0.0, (score + 1) / 2))  # a cosine may be rounded to more than 1
         if self.similarity == "l2":
             return 1 / (1 - score)
         return (1 + math.tanh(score / _SCORE_SCALE / 2)) / 2  # the logistic function, without its overflow

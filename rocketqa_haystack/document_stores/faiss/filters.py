@@ -23,6 +23,10 @@ COMPARISONS = ("==", "!=", ">", ">=", "<", "<=", "in", "not in")
 
 _FIELDS = {field.name for field in fields(Document)}
 
+# SQLite's parser and its statements have their limits; what goes beyond is left to Haystack as a whole.
+DEEPEST = 8
+MOST_PARAMETERS = 10_000
+
 # Every column of a Document, for the rare comparison of something other than metadata, id or content.
 _WHOLE_ROW = (
     ", ".join(f"documents.{column}" for column in COLUMNS)
@@ -47,7 +51,11 @@ class Condition:
         self.error: Exception | None = None
         self._comparisons: list[tuple[dict[str, Any], Callable[..., Document]]] = []
         self._probe = Document(id="probe")
+        self._depth = 0
         self.sql = self._compile(filters)
+        if len(self.parameters) > MOST_PARAMETERS:
+            self.parameters, self._comparisons = [], []
+            self.sql = self._leave_to_haystack(filters)
 
     def matches(self, number: int, *columns: Any) -> bool:
         """
@@ -69,7 +77,13 @@ class Condition:
         operator, conditions = _required(filters, "operator"), _required(filters, "conditions")
         if not isinstance(conditions, list | tuple):
             raise FilterError(f"'conditions' must be a list, but got {conditions!r}.")
+        self._depth += 1
+        parameters, comparisons = len(self.parameters), len(self._comparisons)
         compiled = [self._compile(condition) for condition in conditions]
+        self._depth -= 1
+        if self._depth == DEEPEST:
+            del self.parameters[parameters:], self._comparisons[comparisons:]
+            return self._leave_to_haystack(filters)
         # CASE asks one condition after the other and stops where Haystack does, which AND and OR do not promise: a
         # condition can so guard a later one that would be an error for documents of another kind.
         if operator == "AND":
@@ -79,6 +93,12 @@ class Condition:
         if operator == "NOT":
             return _first_case([f"({sql}) IS NOT TRUE" for sql in compiled], then=1)
         raise FilterError(f"Unknown logical operator {operator!r}. Valid operators are: AND, NOT, OR.")
+
+    def _leave_to_haystack(self, filters: dict[str, Any]) -> str:
+        """A filter that has been found well-formed, whole, for every row."""
+        self.parameters.append(len(self._comparisons))
+        self._comparisons.append((filters, from_row))
+        return f"matches(?, {_WHOLE_ROW})"
 
     def _compile_comparison(self, filters: dict[str, Any]) -> str:
         field, operator, value = filters["field"], _required(filters, "operator"), _required(filters, "value")

@@ -149,7 +149,11 @@ class VectorIndex:
             )
         queries, parameters = self._comparable(queries), parameters or {}
         if among is None:
-            return self._search_all(queries, top_k, parameters)
+            hits = self._search_all(queries, top_k, parameters)
+            # Around removed vectors an approximate index may see nothing else.
+            if not self._removed or all(len(each) >= min(top_k, self._count) for each in hits):
+                return hits
+            return self._search_one_by_one(database, queries, top_k, self._live)
         selected = self._positions_of(among)
         count = int(np.count_nonzero(selected))
         if is_exact(self._inner) or (count > FEW and self._selects):
@@ -273,9 +277,10 @@ class VectorIndex:
 
     def _chosen(self, parameters: dict[str, Any]) -> Any:
         """FAISS's search parameters without a selection, which are made once for many queries."""
-        if parameters != self._last_chosen[0]:
-            self._last_chosen = (parameters, search_parameters(self._inner, parameters, None))
-        return self._last_chosen[1]
+        last = self._last_chosen  # once: another thread may put its own there
+        if parameters != last[0]:
+            last = self._last_chosen = (parameters, search_parameters(self._inner, parameters, None))
+        return last[1]
 
     def _search_selected(
         self, queries: np.ndarray, top_k: int, selected: np.ndarray, parameters: dict[str, Any]

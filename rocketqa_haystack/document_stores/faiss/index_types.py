@@ -1,6 +1,7 @@
 """FAISS's index types: made from factory strings, how many vectors they are trained on, how they are searched."""
 
 from functools import lru_cache
+from numbers import Integral, Real
 from typing import Any, Literal
 
 import numpy as np
@@ -91,14 +92,15 @@ def check_search_parameters(values: dict[str, Any]) -> None:
     """
     Refuse search parameters that no index type has.
 
-    :raises ValueError: If there is one, or its value is no number greater than 0.
+    :raises ValueError: If there is one, or its value is no number from 1 on.
     """
     for name, value in values.items():
         if name not in SEARCH_PARAMETERS:
             raise ValueError(f"search parameters are {', '.join(SEARCH_PARAMETERS)}, but got {name!r}")
-        fits = isinstance(value, int | float if name == "k_factor" else int) and not isinstance(value, bool)
-        if not fits or not value > 0:
-            raise ValueError(f"the search parameter {name} must be a number greater than 0, but got {value!r}")
+        fits = isinstance(value, Real if name == "k_factor" else Integral) and not isinstance(value, bool)
+        if not fits or not 1 <= value < 2**31:
+            whole = "" if name == "k_factor" else "whole "
+            raise ValueError(f"the search parameter {name} must be a {whole}number from 1 on, but got {value!r}")
 
 
 def search_parameters(index: Any, values: dict[str, Any], selected: np.ndarray | None) -> Any:
@@ -131,10 +133,10 @@ def _parameters(faiss: Any, index: Any, values: dict[str, Any], selector: Any, s
         return faiss.IndexRefineSearchParameters(k_factor=factor, base_index_params=base)
     if isinstance(index, faiss.IndexIVF):
         probes = min(index.nlist, int(np.ceil(values.get("nprobe", index.nprobe) / share)))
-        options = {"nprobe": probes, "max_codes": values.get("max_codes", index.max_codes)}
+        options = {"nprobe": probes, "max_codes": int(values.get("max_codes", index.max_codes))}
         quantizer = faiss.downcast_index(index.quantizer)
         if isinstance(quantizer, faiss.IndexHNSW):
-            breadth = max(probes, values.get("quantizer_efSearch", quantizer.hnsw.efSearch))
+            breadth = max(probes, int(values.get("quantizer_efSearch", quantizer.hnsw.efSearch)))
             options["quantizer_params"] = faiss.SearchParametersHNSW(efSearch=breadth)
         return faiss.SearchParametersIVF(**options, **chosen)
     if isinstance(index, faiss.IndexHNSW):

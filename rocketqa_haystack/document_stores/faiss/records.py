@@ -21,25 +21,33 @@ def to_row(document: Document) -> tuple[Any, ...]:
     :raises ValueError: If the document holds something that would come back different: metadata that JSON cannot hold
         as it is (a datetime, a tuple, NaN), a score of NaN, text that is not valid Unicode.
     """
-    for name in ("id", "content"):
-        try:
-            (getattr(document, name) or "").encode()
-        except UnicodeEncodeError as error:
-            raise ValueError(f"The {name} of document {document.id!r} is not valid Unicode: {error}.") from error
+    id_, content = _text(document, "id"), None if document.content is None else _text(document, "content")
     if document.score is not None and math.isnan(document.score):
         raise ValueError(f"The score of document {document.id!r} is NaN.")
     blob, sparse = document.blob, document.sparse_embedding
     return (
-        document.id,
-        document.content,
+        id_,
+        content,
         encode_meta(document.meta, f"document {document.id!r}: meta"),
         None if document.score is None else float(document.score) + 0.0,  # SQLite knows no -0.0
-        None if blob is None else blob.data,
+        None if blob is None else bytes(blob.data),
         None
         if blob is None
         else encode_meta({"mime_type": blob.mime_type, "meta": blob.meta}, f"document {document.id!r}: blob"),
         None if sparse is None else encode_meta(sparse.to_dict(), f"document {document.id!r}: sparse_embedding"),
     )
+
+
+def _text(document: Document, name: str) -> str:
+    """A text as SQLite gives it back: of its subclasses (numpy's str_, an Enum's) what they are equal to."""
+    value = getattr(document, name)
+    if not isinstance(value, str):
+        raise ValueError(f"The {name} of document {document.id!r} must be a string, but is {value!r:.80}.")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"The {name} of document {document.id!r} is not valid Unicode: {error}.") from error
+    return str.__str__(value)
 
 
 def from_row(

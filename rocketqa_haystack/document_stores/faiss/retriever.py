@@ -43,7 +43,7 @@ class FAISSEmbeddingRetriever:
         top_k: int = 10,
         scale_score: bool = False,
         return_embedding: bool | None = None,
-        filter_policy: FilterPolicy = FilterPolicy.REPLACE,
+        filter_policy: str | FilterPolicy = FilterPolicy.REPLACE,
         search_parameters: dict[str, Any] | None = None,
     ) -> None:
         """
@@ -70,7 +70,7 @@ class FAISSEmbeddingRetriever:
         self.top_k = top_k
         self.scale_score = scale_score
         self.return_embedding = return_embedding
-        self.filter_policy = filter_policy
+        self.filter_policy = FilterPolicy.from_str(filter_policy) if isinstance(filter_policy, str) else filter_policy
         self.search_parameters = search_parameters
 
     def to_dict(self) -> dict[str, Any]:
