@@ -80,7 +80,7 @@ def forward_tokens(
         return run(tokens.features(batch, device))
 
     batches = list(tokens.batches(token_budget_for(device)))
-    calls = [partial(forward, batch) for batch in batches]
+    calls: list[Callable[[], Tensor]] = [partial(forward, batch) for batch in batches]
     if is_sharded(model):
         # Sharded weights are put together by all processes, for each batch: those with fewer batches go along.
         more = most_of_all_processes(len(batches), device) - len(batches)

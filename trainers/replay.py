@@ -52,7 +52,7 @@ class _Replayed(torch.autograd.Function):
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, gradient: Tensor) -> tuple[None, None, None]:
-        gradients = gradient.split(ctx.sizes)
+        gradients = torch.split(gradient, ctx.sizes)
         devices = [ctx.device] if ctx.device.type == "cuda" else []
         with fork_rng(devices), torch.enable_grad(), fast_dropout(ctx.device), _autocast(ctx):
             # The last one first, as autograd does: the gradients of weights are summed in the same order.

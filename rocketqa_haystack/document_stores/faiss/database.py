@@ -186,14 +186,14 @@ class Database:
         """
         Return the documents with these numbers, with these scores, in this order.
         """
-        sql = (
-            f"SELECT {_ROW}, {_VECTOR if with_vectors else _NO_VECTOR} "
-            "WHERE documents.number IN (SELECT value FROM json_each(?))"
-        )
-        numbers = json.dumps([number for number, _ in hits])
-        rows = {row[0]: row for row in self._connection.execute(sql, (numbers,))}
-        if missing := [number for number, _ in hits if number not in rows]:
-            raise self.damage(f"document number {missing[0]} is missing")
+        numbers = [number for number, _ in hits]
+        few = len(numbers) <= 100  # a statement without a list of its own is quicker, but has to stay short
+        among = ", ".join("?" * len(numbers)) if few else "SELECT value FROM json_each(?)"
+        sql = f"SELECT {_ROW}, {_VECTOR if with_vectors else _NO_VECTOR} WHERE documents.number IN ({among})"
+        found = self._connection.execute(sql, numbers if few else (json.dumps(numbers),))
+        rows = {row[0]: row for row in found}
+        if len(rows) < len(numbers):
+            raise self.damage(f"document number {next(n for n in numbers if n not in rows)} is missing")
         return [self._document(rows[number], score) for number, score in hits]
 
     def metas(self, condition: Condition | None = None) -> list[dict[str, Any]]:

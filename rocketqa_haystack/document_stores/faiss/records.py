@@ -11,6 +11,8 @@ from haystack.dataclasses import ByteStream, SparseEmbedding
 
 from rocketqa_haystack.document_stores.faiss.vectors import STORED
 
+_decode = json.JSONDecoder().decode  # json.loads looks at the type of each text before
+
 COLUMNS = ("id", "content", "meta", "score", "blob", "blob_info", "sparse_embedding")
 
 
@@ -66,7 +68,7 @@ def from_row(
     return Document(
         id=id_,
         content=content,
-        meta=json.loads(meta),
+        meta=_decode(meta),
         score=score,
         blob=None if blob is None or blob_info is None else ByteStream(data=blob, **json.loads(blob_info)),
         sparse_embedding=None if sparse_embedding is None else SparseEmbedding(**json.loads(sparse_embedding)),
