@@ -131,7 +131,8 @@ def test_max_steps_takes_the_place_of_epochs(
     lines = log_of(tmp_path / "model")
     in_epoch = -(-len(groups) // 4)
     assert [line["epoch"] for line in lines] == [step // in_epoch for step in range(steps)]
-    assert lines[-1]["learning_rate"] == pytest.approx(0, abs=run.learning_rate / steps)
+    # The last step of the fall, which begins after a warm-up of a tenth.
+    assert 0 < lines[-1]["learning_rate"] < run.learning_rate / (0.89 * steps)
 
 
 def test_a_tracker_is_written_to_and_comes_with_the_model(
