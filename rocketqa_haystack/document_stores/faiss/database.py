@@ -24,7 +24,7 @@ from rocketqa_haystack.document_stores.faiss.snapshot import INDEX_FILE, TAG_FIL
 from rocketqa_haystack.document_stores.faiss.vectors import STORED
 
 APPLICATION_ID = 0x52514853  # "RQHS" in SQLite's file header tells our files from others
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 LOCK_TIMEOUT = 30.0  # seconds a writer waits for another's transaction
 CHUNK = 10_000  # vectors read at once for the index
 CHECKPOINT = 256 * 2**20  # bytes from which on the write-ahead log is emptied, if readers leave a gap for it
@@ -60,6 +60,7 @@ _INSERT = (
 )
 _ROW = ", ".join(f"documents.{column}" for column in ("number", *COLUMNS, "checksum"))
 _WIDTH = 1 + len(COLUMNS)  # of what a document's checksum is of
+_SCORE = 1 + COLUMNS.index("score")
 _VECTOR = "vectors.vector, vectors.checksum FROM documents LEFT JOIN vectors USING (number)"
 _NO_VECTOR = "NULL, NULL FROM documents"
 
@@ -100,7 +101,7 @@ class Database:
         self._name = "The document store in memory" if file is None else str(file)
         self._file = file
         self._session = uuid.uuid4().hex
-        with self._readable_errors():
+        try:
             self._connection = sqlite3.connect(
                 ":memory:" if file is None else file,
                 timeout=LOCK_TIMEOUT,
@@ -112,6 +113,8 @@ class Database:
             except BaseException:
                 self._connection.close()
                 raise
+        except sqlite3.Error as error:
+            raise self._readable(error) from error
 
     def close(self) -> None:
         """
@@ -127,15 +130,18 @@ class Database:
         :param write: Whether to change something, which one process at a time can.
         :raises DocumentStoreError: If SQLite fails: a damaged file, a full disk, another writer that does not end.
         """
-        with self._readable_errors():
-            self._connection.execute("BEGIN IMMEDIATE" if write else "BEGIN")
+        execute = self._connection.execute
+        try:
+            execute("BEGIN IMMEDIATE" if write else "BEGIN")
             try:
                 yield
-                self._connection.execute("COMMIT")
+                execute("COMMIT")
             except BaseException:
                 if self._connection.in_transaction:
-                    self._connection.execute("ROLLBACK")
+                    execute("ROLLBACK")
                 raise
+        except sqlite3.Error as error:
+            raise self._readable(error) from error
         if write:
             self._empty_long_log()
 
@@ -424,10 +430,8 @@ class Database:
 
     def _document(self, row: tuple[Any, ...], score: float | None = None) -> Document:
         self._check(row)
-        _, id_, content, meta, stored_score, blob, blob_info, sparse_embedding, _, vector, _ = row
-        return from_row(
-            id_, content, meta, stored_score if score is None else score, blob, blob_info, sparse_embedding, vector
-        )
+        values = row[1:_WIDTH] if score is None else (*row[1:_SCORE], score, *row[_SCORE + 1 : _WIDTH])
+        return from_row(*values, row[-2])
 
     def _vectors(self, rows: list[tuple[int, bytes, int]]) -> tuple[np.ndarray, np.ndarray]:
         for number, vector, expected in rows:
@@ -507,14 +511,10 @@ class Database:
             raise DocumentStoreError(f"{self._name} is an SQLite database, but not of a FAISSDocumentStore.")
         return bool(application_id == APPLICATION_ID)
 
-    @contextmanager
-    def _readable_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.Error as error:
-            if str(error) == "database is locked":
-                raise self.busy() from error
-            raise DocumentStoreError(f"{self._name} cannot be used: {error}.") from error
+    def _readable(self, error: sqlite3.Error) -> DocumentStoreError:
+        if str(error) == "database is locked":
+            return self.busy()
+        return DocumentStoreError(f"{self._name} cannot be used: {error}.")
 
     def busy(self) -> DocumentStoreError:
         """

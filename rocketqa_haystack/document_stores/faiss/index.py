@@ -305,23 +305,30 @@ class VectorIndex:
     ) -> list[list[Hit]]:
         # An exact search keeps any of the vectors that share the last score, so search on until none of them is left
         # out. What is not there to be found has the position -1.
-        exact = is_exact(index)
-        wanted = min(top_k + exact, index.ntotal)
-        hits: list[list[Hit]] = [[] for _ in queries]
+        exact, count = is_exact(index), index.ntotal
+        wanted = min(top_k + exact, count)
+        distances, positions = index.search(queries, wanted, params=parameters)
+        hits = self._pairs(distances, positions, numbers, top_k)
         unsure = np.arange(len(queries))
-        while len(unsure):
-            distances, positions = index.search(queries[unsure], wanted, params=parameters)
-            scores = distances if self._similarity != "l2" else -np.sqrt(np.maximum(distances, 0))
-            # A place of -1 takes the last number here, and is left out below.
-            rows = zip(positions.tolist(), numbers[positions].tolist(), scores.tolist(), strict=True)
-            for query, row in zip(unsure, rows, strict=True):
-                pairs = [(number, score) for place, number, score in zip(*row, strict=True) if place >= 0]
-                hits[query] = _best(pairs, top_k)
-            if wanted == index.ntotal or not exact:
+        while exact and wanted < count:
+            ties = (positions[:, -1] >= 0) & (distances[:, -1] == distances[:, top_k - 1])
+            if not ties.any():
                 break
-            unsure = unsure[(positions[:, -1] >= 0) & (distances[:, -1] == distances[:, top_k - 1])]
-            wanted = min(2 * wanted, index.ntotal)
+            unsure, wanted = unsure[ties], min(2 * wanted, count)
+            distances, positions = index.search(queries[unsure], wanted, params=parameters)
+            for query, pairs in zip(unsure, self._pairs(distances, positions, numbers, top_k), strict=True):
+                hits[query] = pairs
         return hits
+
+    def _pairs(self, distances: np.ndarray, positions: np.ndarray, numbers: np.ndarray, top_k: int) -> list[list[Hit]]:
+        """What FAISS found, by numbers and with scores."""
+        scores = distances if self._similarity != "l2" else -np.sqrt(np.maximum(distances, 0))
+        # A position of -1 takes the last number here, and is left out.
+        rows = zip(positions.tolist(), numbers[positions].tolist(), scores.tolist(), strict=True)
+        return [
+            _best([(number, score) for place, number, score in zip(*row, strict=True) if place >= 0], top_k)
+            for row in rows
+        ]
 
     def _comparable(self, vectors: np.ndarray) -> np.ndarray:
         return normalized(vectors) if self._similarity == "cosine" else vectors

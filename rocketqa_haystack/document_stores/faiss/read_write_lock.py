@@ -22,14 +22,16 @@ class ReadWriteLock:
         Hold the lock beside other readers.
         """
         with self._changed:
-            self._changed.wait_for(lambda: not self._is_writing and not self._writers_waiting)
+            while self._is_writing or self._writers_waiting:
+                self._changed.wait()
             self._readers += 1
         try:
             yield
         finally:
             with self._changed:
                 self._readers -= 1
-                self._changed.notify_all()
+                if self._writers_waiting and not self._readers:
+                    self._changed.notify_all()
 
     @contextmanager
     def writing(self) -> Iterator[None]:

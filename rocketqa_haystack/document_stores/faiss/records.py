@@ -65,6 +65,8 @@ def from_row(
     """
     Return the Document of a row of `COLUMNS` and its vector.
     """
+    if blob is None and sparse_embedding is None and vector is None:
+        return Document(id=id_, content=content, meta=_decode(meta), score=score)
     return Document(
         id=id_,
         content=content,
@@ -80,7 +82,9 @@ def checksum(row: tuple[Any, ...]) -> int:
     """
     Return the CRC-32 of a document's number and the values of `COLUMNS`, the same on every machine.
     """
-    return zlib.crc32(ascii(row).encode())
+    number, id_, content, meta, *rest = row
+    texts = f"{number}\0{id_}\0{content is None}\0{rest}\0{meta}\0".encode(errors="surrogatepass")
+    return zlib.crc32((content or "").encode(errors="surrogatepass"), zlib.crc32(texts))
 
 
 def encode_meta(meta: dict[str, Any], owner: str) -> str:
