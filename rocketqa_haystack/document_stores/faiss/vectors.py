@@ -28,8 +28,9 @@ def as_vector(values: Sequence[float] | np.ndarray, owner: str) -> np.ndarray:
             raise ValueError(f"The embedding of {owner} must be a list of floats: {error}.") from error
     if vector.ndim != 1 or vector.size == 0:
         raise ValueError(f"The embedding of {owner} must be a flat, non-empty list of floats, not of {vector.shape}.")
-    # One product says it of nearly all vectors; its overflow, not of those that hold something else.
-    if not isfinite(vector.dot(vector)) and not np.isfinite(vector).all():
+    with np.errstate(over="ignore"):
+        length = vector.dot(vector)  # finite for nearly all vectors, and never for those that hold something else
+    if not isfinite(length) and not np.isfinite(vector).all():
         place = int(np.flatnonzero(~np.isfinite(vector))[0])
         raise ValueError(
             f"The embedding of {owner} must be finite float32 numbers, but holds {values[place]} at {place}."
