@@ -60,7 +60,7 @@ _INSERT = (
 )
 _ROW = ", ".join(f"documents.{column}" for column in ("number", *COLUMNS, "checksum"))
 _WIDTH = 1 + len(COLUMNS)  # of what a document's checksum is of
-_SCORE = 1 + COLUMNS.index("score")
+_SCORE = COLUMNS.index("score")
 _VECTOR = "vectors.vector, vectors.checksum FROM documents LEFT JOIN vectors USING (number)"
 _NO_VECTOR = "NULL, NULL FROM documents"
 
@@ -430,8 +430,10 @@ class Database:
 
     def _document(self, row: tuple[Any, ...], score: float | None = None) -> Document:
         self._check(row)
-        values = row[1:_WIDTH] if score is None else (*row[1:_SCORE], score, *row[_SCORE + 1 : _WIDTH])
-        return from_row(*values, row[-2])
+        values = [*row[1:_WIDTH], row[-2]]
+        if score is not None:
+            values[_SCORE] = score
+        return from_row(*values)
 
     def _vectors(self, rows: list[tuple[int, bytes, int]]) -> tuple[np.ndarray, np.ndarray]:
         for number, vector, expected in rows:
