@@ -10,8 +10,8 @@ All rows share one run folder, whose stages are kept by what they depend on: wha
 benchmark that is stopped goes on where it was. Prints Markdown tables: the mean of the seeds, each seed's own value,
 and the difference to the table's first row with a 95 % interval by paired bootstrap over the questions.
 
-On 2 CPU cores that compute in bfloat16 one seed takes about three hours; `--only` chooses tables, `--steps` shortens
-all of them.
+It is sized for some three hours a seed on 2 CPU cores that compute in bfloat16, by estimate and not yet measured;
+`--only` chooses tables, `--steps` shortens all of them.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ FINAL = "final retriever"
 TABLES = {
     "negatives": Table(
         f"Negatives of a query, in steps of {QUERIES:,} queries",
-        "more negatives are better (RocketQA, table 3: cross-batch against in-batch negatives)",
+        "more negatives are better (RocketQA: cross-batch against in-batch negatives)",
         "rocketqa",
         "step 1: retriever",
         {
@@ -113,7 +113,7 @@ TABLES = {
     ),
     "hard-negatives": Table(
         "Hard negatives in step 3",
-        "without denoising worse than none, denoised better than none (RocketQA, table 3)",
+        "without denoising worse than none, denoised better than none (RocketQA)",
         "rocketqa",
         FINAL,
         {
@@ -124,7 +124,7 @@ TABLES = {
     ),
     "augmentation": Table(
         "Data augmentation, with the labels of half of the questions hidden",
-        "a little better (RocketQA, table 3)",
+        "a little better (RocketQA)",
         "rocketqa",
         FINAL,
         {"without": {"unlabelled": None, "step3": {"max_steps": 200}}, "with": {}},
@@ -132,21 +132,21 @@ TABLES = {
     ),
     "distillation": Table(
         "Distillation",
-        "dynamic is better than static (RocketQAv2, table 5)",
+        "dynamic is better than static (RocketQAv2)",
         "rocketqav2",
         FINAL,
         {"static": {"joint": {"static": True}}, "dynamic": {}},
     ),
     "lists": Table(
         "Negatives of the lists",
-        "hybrid is better than either kind alone (RocketQAv2, section 5.3)",
+        "hybrid is better than either kind alone (RocketQAv2)",
         "rocketqav2",
         FINAL,
         {kind: {"joint": {"lists": kind}} for kind in ("undenoised", "denoised", "hybrid")},
     ),
     "list-length": Table(
         "Passages of a list",
-        "longer lists are better (RocketQAv2, figure 4)",
+        "longer lists are better (RocketQAv2)",
         "rocketqav2",
         FINAL,
         {str(length): {"joint": {"list_length": length}} for length in (4, 8, 16, 32)},

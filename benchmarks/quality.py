@@ -13,8 +13,7 @@ after every epoch, the best weights kept. It starts from the same weights, has t
 many epochs as fit in the time of all our stages that the final retriever depends on, but no more than ten.
 
 Everything stays in the folder: a benchmark that is stopped goes on where it was. Prints RR@10 on test, for several
-seeds their mean and range. On 2 CPU cores with bfloat16 a seed of some hundred questions takes about an hour, one of
-7,000 questions five.
+seeds their mean and range. It is long: hours on 2 CPU cores for some thousand questions.
 """
 
 from __future__ import annotations
