@@ -177,9 +177,7 @@ class Database:
         Return the documents with these ids, in the order of the ids; those that are not there are left out.
         """
         sql = f"SELECT {_ROW}, {_VECTOR if with_vectors else _NO_VECTOR} WHERE id = ?"
-        # What is not valid Unicode is no document's id.
-        known = (id_ for id_ in ids if id_ == id_.encode(errors="ignore").decode())
-        rows = (self._connection.execute(sql, (id_,)).fetchone() for id_ in known)
+        rows = (self._connection.execute(sql, (id_,)).fetchone() for id_ in _possible(ids))
         return [self._document(row) for row in rows if row is not None]
 
     def numbers(self, condition: Condition) -> np.ndarray:
@@ -249,8 +247,7 @@ class Database:
         Delete the documents with these ids; ids that are not there are passed over.
         """
         self._advance()
-        known = ((id_,) for id_ in ids if id_ == id_.encode(errors="ignore").decode())
-        self._connection.executemany("DELETE FROM documents WHERE id = ?", known)
+        self._connection.executemany("DELETE FROM documents WHERE id = ?", ((id_,) for id_ in _possible(ids)))
 
     def delete_matching(self, condition: Condition) -> int:
         """
@@ -612,6 +609,11 @@ def _close_idle() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_close_idle)
+
+
+def _possible(ids: Iterable[str]) -> Iterator[str]:
+    """Those that a document can have: what is not valid Unicode is no document's id."""
+    return (id_ for id_ in ids if id_ == id_.encode(errors="ignore").decode())
 
 
 def _size(file: Path) -> int:
