@@ -12,7 +12,8 @@ first search, snapshot there and in the system's cache); and for some search par
 and queries per second, one at a time, on one and on two threads:
 
 - bare: `index.search` of the same FAISS index.
-- bare + fetch: the same, then the 10 documents by plain SQL from the same database, as Haystack Documents.
+- bare + fetch: the same, then the 10 documents by plain SQL from the same database, as Haystack Documents with their
+  scores, best first.
 - store: `FAISSDocumentStore.embedding_retrieval`.
 
 The ratio is the time of the store over that of bare + fetch on one thread, median and range of the rounds.
@@ -189,16 +190,21 @@ def print_speed(
         chosen = faiss.SearchParametersHNSW(**parameters) if parameters else None
     connections = threading.local()
 
-    def bare(query: np.ndarray) -> np.ndarray:
-        return np.asarray(index.search(query[np.newaxis], 10, params=chosen)[1][0])
+    def bare(query: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        scores, places = index.search(query[np.newaxis], 10, params=chosen)
+        return scores[0], places[0]
 
     def with_documents(query: np.ndarray) -> list[Document]:
         if not hasattr(connections, "own"):
             connections.own = sqlite3.connect(folder / "documents.sqlite")
-        numbers = (bare(query) + 1).tolist()
-        sql = f"SELECT id, content, meta FROM documents WHERE number IN ({', '.join('?' * len(numbers))})"
-        rows = connections.own.execute(sql, numbers)
-        return [Document(id=id, content=content, meta=json.loads(meta)) for id, content, meta in rows]
+        scores, places = bare(query)
+        numbers = (places + 1).tolist()
+        sql = f"SELECT number, id, content, meta FROM documents WHERE number IN ({', '.join('?' * len(numbers))})"
+        rows = {number: row for number, *row in connections.own.execute(sql, numbers)}
+        return [
+            Document(id=id, content=content, meta=json.loads(meta), score=score)
+            for (id, content, meta), score in zip((rows[number] for number in numbers), scores.tolist(), strict=True)
+        ]
 
     def through_store(query: np.ndarray) -> list[Document]:
         return store.embedding_retrieval(query, search_parameters=parameters)

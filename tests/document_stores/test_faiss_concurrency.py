@@ -6,6 +6,7 @@ import time
 from itertools import islice
 from pathlib import Path
 from threading import Event, Thread
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,6 +26,7 @@ from processes import (
 
 from rocketqa_haystack.document_stores.faiss import FAISSDocumentStore
 from rocketqa_haystack.document_stores.faiss import database as database_module
+from rocketqa_haystack.document_stores.faiss.index import VectorIndex
 
 SECONDS = 30
 QUERY = np.random.default_rng(0).standard_normal(DIMENSION, dtype=np.float32)
@@ -87,6 +89,24 @@ def test_threads_of_one_store_search_side_by_side(tmp_path: Path) -> None:
             other.start()
             other.join(5)
             assert not other.is_alive()
+
+
+def test_what_is_written_while_faiss_searches_is_found_or_the_state_of_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with FAISSDocumentStore(path=tmp_path) as store, FAISSDocumentStore(path=tmp_path) as other:
+        store.write_documents([Document(id="a", embedding=[1.0]), Document(id="b", embedding=[2.0])])
+        for _ in range(2):
+            store.embedding_retrieval([1.0])
+        search = VectorIndex.search_alone
+
+        def searched_then_written(self: VectorIndex, *arguments: Any) -> Any:
+            found = search(self, *arguments)
+            other.write_documents([Document(id="c", embedding=[3.0])])
+            return found
+
+        monkeypatch.setattr(VectorIndex, "search_alone", searched_then_written)
+        assert [document.id for document in store.embedding_retrieval([1.0])] == ["c", "b", "a"]
 
 
 @pytest.mark.parametrize("in_thread", [True, False], ids=["thread", "process"])

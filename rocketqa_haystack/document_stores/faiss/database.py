@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -24,7 +25,7 @@ from rocketqa_haystack.document_stores.faiss.snapshot import INDEX_FILE, TAG_FIL
 from rocketqa_haystack.document_stores.faiss.vectors import STORED
 
 APPLICATION_ID = 0x52514853  # "RQHS" in SQLite's file header tells our files from others
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 LOCK_TIMEOUT = 30.0  # seconds a writer waits for another's transaction
 CHUNK = 10_000  # vectors read at once for the index
 CHECKPOINT = 256 * 2**20  # bytes from which on the write-ahead log is emptied, if readers leave a gap for it
@@ -39,7 +40,7 @@ _SCHEMA = (
     "CREATE TABLE state (store TEXT NOT NULL, generation INTEGER NOT NULL, history INTEGER NOT NULL, "
     "dimension INTEGER, factory TEXT NOT NULL, documents INTEGER NOT NULL, vectors INTEGER NOT NULL)",
     "CREATE TABLE documents (number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, content TEXT, "
-    "meta TEXT NOT NULL, score REAL, blob BLOB, blob_info TEXT, sparse_embedding TEXT, checksum INTEGER NOT NULL)",
+    "meta TEXT NOT NULL, score REAL, blob_info TEXT, sparse_embedding TEXT, blob BLOB, checksum INTEGER NOT NULL)",
     "CREATE TABLE vectors (number INTEGER PRIMARY KEY, vector BLOB NOT NULL, checksum INTEGER NOT NULL)",
     "CREATE TABLE sessions (number INTEGER PRIMARY KEY, session TEXT NOT NULL UNIQUE, generation INTEGER)",
     "CREATE TABLE removed (generation INTEGER, number INTEGER, PRIMARY KEY (generation, number)) WITHOUT ROWID",
@@ -60,7 +61,6 @@ _INSERT = (
 )
 _ROW = ", ".join(f"documents.{column}" for column in ("number", *COLUMNS, "checksum"))
 _WIDTH = 1 + len(COLUMNS)  # of what a document's checksum is of
-_SCORE = COLUMNS.index("score")
 _VECTOR = "vectors.vector, vectors.checksum FROM documents LEFT JOIN vectors USING (number)"
 _NO_VECTOR = "NULL, NULL FROM documents"
 
@@ -90,7 +90,7 @@ class State:
 
 class Database:
     """
-    One connection to a database, for one thread at a time; every call stands inside a `transaction`.
+    One connection to a database, for one thread at a time; every call but `scored_documents` needs a `transaction`.
 
     :param file: The SQLite file, created where there is none; None for a database in memory.
     :param factory: The type of FAISS index that a new database is for.
@@ -186,19 +186,27 @@ class Database:
         """
         return _column(self._select("number FROM documents", condition))
 
-    def scored_documents(self, hits: list[tuple[int, float]], *, with_vectors: bool) -> list[Document]:
+    def scored_documents(
+        self, hits: list[tuple[int, float]], *, with_vectors: bool, generation: int
+    ) -> list[Document] | None:
         """
-        Return the documents with these numbers, with these scores, in this order.
+        Return the documents with these numbers, with these scores, in this order, or None if they are not all there.
+
+        One statement, so that a transaction is not needed.
+
+        :param generation: The generation that the database has to be in; none of them is there in another.
         """
         numbers = [number for number, _ in hits]
         few = len(numbers) <= 100  # a statement without a list of its own is quicker, but has to stay short
-        among = ", ".join("?" * len(numbers)) if few else "SELECT value FROM json_each(?)"
-        sql = f"SELECT {_ROW}, {_VECTOR if with_vectors else _NO_VECTOR} WHERE documents.number IN ({among})"
-        found = self._connection.execute(sql, numbers if few else (json.dumps(numbers),))
-        rows = {row[0]: row for row in found}
+        values = (generation, *(numbers if few else [json.dumps(numbers)]))
+        try:
+            rows = self._connection.execute(_by_number(len(numbers) if few else None, with_vectors), values).fetchall()
+        except sqlite3.Error as error:
+            raise self._readable(error) from error
         if len(rows) < len(numbers):
-            raise self.damage(f"document number {next(n for n in numbers if n not in rows)} is missing")
-        return [self._document(rows[number], score) for number, score in hits]
+            return None
+        by_number = {row[0]: row for row in rows}
+        return [self._document(by_number[number], score) for number, score in hits]
 
     def metas(self, condition: Condition | None = None) -> list[dict[str, Any]]:
         """
@@ -276,7 +284,7 @@ class Database:
         """
         self._advance()
         encode_meta(changes, "meta")
-        rows = self._select(f"{_ROW} FROM documents", condition)
+        rows = self._select(f"{_ROW}, {_NO_VECTOR}", condition)
         place = 1 + COLUMNS.index("meta")
         for row in rows:
             self._check(row)
@@ -339,6 +347,7 @@ class Database:
         """
         Note down the type of FAISS index that the folder is for.
         """
+        self._advance()
         self._connection.execute("UPDATE state SET factory = ?", (factory,))
 
     def has_long_history(self) -> bool:
@@ -421,16 +430,13 @@ class Database:
     def _check(self, row: tuple[Any, ...]) -> None:
         if checksum(row[:_WIDTH]) != row[_WIDTH]:
             raise self.damage(f"document {row[1]!r} is not as it was written")
-        vector, expected = row[_WIDTH + 1 :] or (None, None)
-        if vector is not None and not _is_whole(row[0], vector, expected):
+        if row[-2] is not None and not _is_whole(row[0], row[-2], row[-1]):
             raise self.damage(f"the vector of document {row[1]!r} is not as it was written")
 
     def _document(self, row: tuple[Any, ...], score: float | None = None) -> Document:
         self._check(row)
-        values = [*row[1:_WIDTH], row[-2]]
-        if score is not None:
-            values[_SCORE] = score
-        return from_row(*values)
+        _, id_, content, meta, own_score, blob_info, sparse, blob, _, vector, _ = row
+        return from_row(id_, content, meta, own_score if score is None else score, blob_info, sparse, blob, vector)
 
     def _vectors(self, rows: list[tuple[int, bytes, int]]) -> tuple[np.ndarray, np.ndarray]:
         for number, vector, expected in rows:
@@ -552,6 +558,22 @@ class Connections:
         """
         Lend a connection inside a transaction, see `Database.transaction`.
         """
+        with self.lent() as database:
+            # Threads queue up here, because SQLite would make them look again and again.
+            if write and not self._writer.acquire(timeout=LOCK_TIMEOUT):
+                raise database.busy()
+            try:
+                with database.transaction(write=write):
+                    yield database
+            finally:
+                if write:
+                    self._writer.release()
+
+    @contextmanager
+    def lent(self) -> Iterator[Database]:
+        """
+        Lend a connection.
+        """
         with self._turn:
             if self._process != os.getpid():
                 self._go_on_after_fork()
@@ -561,15 +583,7 @@ class Connections:
                 database = Database(*self._arguments)
             self._used.add(database)
             try:
-                # Threads queue up here, because SQLite would make them look again and again.
-                if write and not self._writer.acquire(timeout=LOCK_TIMEOUT):
-                    raise database.busy()
-                try:
-                    with database.transaction(write=write):
-                        yield database
-                finally:
-                    if write:
-                        self._writer.release()
+                yield database
             finally:
                 self._used.discard(database)
                 self._idle.append(database)
@@ -609,6 +623,16 @@ def _close_idle() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_close_idle)
+
+
+@cache
+def _by_number(count: int | None, with_vectors: bool) -> str:
+    """The statement for documents with so many numbers, or with those of a list, in a generation."""
+    among = "SELECT value FROM json_each(?)" if count is None else ", ".join("?" * count)
+    return (
+        f"SELECT {_ROW}, {_VECTOR if with_vectors else _NO_VECTOR} "
+        f"WHERE (SELECT generation FROM state) = ? AND documents.number IN ({among})"
+    )
 
 
 def _possible(ids: Iterable[str]) -> Iterator[str]:

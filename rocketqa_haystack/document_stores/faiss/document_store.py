@@ -18,7 +18,7 @@ from haystack.document_stores.types import DuplicatePolicy
 
 from rocketqa_haystack.document_stores.faiss.database import Connections, Database, State
 from rocketqa_haystack.document_stores.faiss.filters import Condition
-from rocketqa_haystack.document_stores.faiss.index import VectorIndex
+from rocketqa_haystack.document_stores.faiss.index import Hit, VectorIndex
 from rocketqa_haystack.document_stores.faiss.index_types import (
     EXACT,
     Similarity,
@@ -46,6 +46,7 @@ class _Opened:
     index: VectorIndex
     lock: ReadWriteLock
     has_written: bool = False
+    is_in_step: bool = False  # whether the index was at the last look; if not, the next search will hardly find it so
 
 
 class FAISSDocumentStore:
@@ -673,7 +674,8 @@ class FAISSDocumentStore:
         # Always the lock first and then the transaction, so that the state is never older than the index.
         with opened.lock.reading(), opened.connections.transaction() as database:
             state = database.state()
-            if opened.index.follows(state):
+            opened.is_in_step = opened.index.follows(state)
+            if opened.is_in_step:
                 yield database, opened.index, state
                 return
         with opened.lock.writing(), opened.connections.transaction() as database:
@@ -730,17 +732,32 @@ class FAISSDocumentStore:
         check_search_parameters(search_parameters or {})
         parameters = {**(self.search_parameters or {}), **(search_parameters or {})}
         condition, with_vectors = _condition(filters), self._returns_embedding(return_embedding)
-        with self._in_step(self._open()) as (database, index, state):
+        opened = self._open()
+
+        def fetch(database: Database, generation: int, hits: list[Hit]) -> list[Document] | None:
+            scored = [(number, self._scaled(score)) for number, score in hits] if scale_score else hits
+            return database.scored_documents(scored, with_vectors=with_vectors, generation=generation)
+
+        if opened.is_in_step and condition is None and len(queries) == 1:
+            # Without a transaction, which takes a while beside the search of a quick index.
+            with opened.lock.reading(), opened.connections.lent() as database:
+                generation, found = opened.index.search_alone(queries, top_k, parameters)
+                if found and (documents := fetch(database, generation, found)) is not None:
+                    return [documents]
+        with self._in_step(opened) as (database, index, state):
             if state.documents and not state.vectors:
                 raise DocumentStoreError(
                     f"There are {state.documents} documents, but no document has an embedding: embed them with a "
                     "DocumentEmbedder before writing them."
                 )
             among = None if condition is None else database.numbers(condition)
-            found = index.search(database, queries, top_k, among, parameters)
-            if scale_score:
-                found = [[(number, self._scaled(score)) for number, score in hits] for hits in found]
-            return [database.scored_documents(hits, with_vectors=with_vectors) for hits in found]
+            results = []
+            for hits in index.search(database, queries, top_k, among, parameters):
+                documents = fetch(database, state.generation, hits)
+                if documents is None:
+                    raise database.damage("a document of a vector is missing")
+                results.append(documents)
+            return results
 
     def _metas(self, filters: dict[str, Any] | None = None) -> list[dict[str, Any]]:
         condition = _condition(filters)

@@ -150,8 +150,7 @@ class VectorIndex:
         queries, parameters = self._comparable(queries), parameters or {}
         if among is None:
             hits = self._search_all(queries, top_k, parameters)
-            # Around removed vectors an approximate index may see nothing else.
-            if not self._removed or all(len(each) >= min(top_k, self._count) for each in hits):
+            if self._are_enough(hits, top_k):
                 return hits
             return self._search_one_by_one(database, queries, top_k, self._live)
         selected = self._positions_of(among)
@@ -161,6 +160,17 @@ class VectorIndex:
             if all(len(each) >= min(top_k, count) for each in hits):
                 return hits
         return self._search_one_by_one(database, queries, top_k, selected)
+
+    def search_alone(self, query: np.ndarray, top_k: int, parameters: dict[str, Any]) -> tuple[int, list[Hit]]:
+        """
+        Return the generation that the index follows, and in it what `search` finds for one query `[1, dim]`.
+
+        Nothing where the database is needed, or where a query does not fit the index, which may be out of date.
+        """
+        if not self._count or self._generation is None or query.shape[1] != self._index.d:
+            return 0, []
+        hits = self._search_all(self._comparable(query), top_k, parameters)
+        return self._generation, hits[0] if self._are_enough(hits, top_k) else []
 
     def save(self, database: Database, state: State) -> None:
         """
@@ -274,6 +284,10 @@ class VectorIndex:
             return self._hits(index, self._numbers, queries, top_k, chosen)
         found = self._hits(self._inner, self._numbers, queries, top_k + self._removed, chosen)
         return [[hit for hit in hits if hit[0] > 0][:top_k] for hits in found]
+
+    def _are_enough(self, hits: list[list[Hit]], top_k: int) -> bool:
+        """Around removed vectors an approximate index may see nothing else."""
+        return not self._removed or all(len(each) >= min(top_k, self._count) for each in hits)
 
     def _chosen(self, parameters: dict[str, Any]) -> Any:
         """FAISS's search parameters without a selection, which are made once for many queries."""

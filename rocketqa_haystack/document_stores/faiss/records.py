@@ -13,7 +13,7 @@ from rocketqa_haystack.document_stores.faiss.vectors import STORED
 
 _decode = json.JSONDecoder().decode  # json.loads looks at the type of each text before
 
-COLUMNS = ("id", "content", "meta", "score", "blob", "blob_info", "sparse_embedding")
+COLUMNS = ("id", "content", "meta", "score", "blob_info", "sparse_embedding", "blob")
 
 
 def to_row(document: Document) -> tuple[Any, ...]:
@@ -32,11 +32,11 @@ def to_row(document: Document) -> tuple[Any, ...]:
         content,
         encode_meta(document.meta, f"document {document.id!r}: meta"),
         None if document.score is None else float(document.score) + 0.0,  # SQLite knows no -0.0
-        None if blob is None else bytes(blob.data),
         None
         if blob is None
         else encode_meta({"mime_type": blob.mime_type, "meta": blob.meta}, f"document {document.id!r}: blob"),
         None if sparse is None else encode_meta(sparse.to_dict(), f"document {document.id!r}: sparse_embedding"),
+        None if blob is None else bytes(blob.data),
     )
 
 
@@ -57,9 +57,9 @@ def from_row(
     content: str | None,
     meta: str,
     score: float | None,
-    blob: bytes | None,
     blob_info: str | None,
     sparse_embedding: str | None,
+    blob: bytes | None,
     vector: bytes | None = None,
 ) -> Document:
     """
@@ -82,9 +82,9 @@ def checksum(row: tuple[Any, ...]) -> int:
     """
     Return the CRC-32 of a document's number and the values of `COLUMNS`, the same on every machine.
     """
-    number, id_, content, meta, *rest = row
-    texts = f"{number}\0{id_}\0{content is None}\0{rest}\0{meta}\0".encode(errors="surrogatepass")
-    return zlib.crc32((content or "").encode(errors="surrogatepass"), zlib.crc32(texts))
+    *values, blob = row
+    crc = zlib.crc32("\0".join(map(str, values)).encode(errors="surrogatepass"))
+    return crc if blob is None else zlib.crc32(blob, crc)
 
 
 def encode_meta(meta: dict[str, Any], owner: str) -> str:
