@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 
 from rocketqa_haystack import DualEncoder, FAISSDocumentStore
 from rocketqa_haystack.cli.main import main
-from rocketqa_haystack.data import load_collection, save_collection
+from rocketqa_haystack.data import DataError, load_collection, save_collection
 from rocketqa_haystack.evaluation import measure, read_run
 from trainers import run_recipe
 from trainers.loop import start_accelerator
@@ -166,6 +166,86 @@ def test_a_changed_setting_reruns_what_depends_on_it_and_nothing_else(
                if before[name] != key}  # fmt: skip
     assert {"denoised", "pseudo-labels", "joint"} <= changed
     assert changed.isdisjoint({"retriever-1", "mine-1", "reranker", "score", "bm25"})
+    changed = {name.split()[0] for name, key in keys(lengths={"pair": 40}).items() if before[name] != key}
+    assert "reranker" in changed
+    assert changed.isdisjoint({"retriever-1", "mine-1", "bm25"})
+    # Seeds draw a dev split only where there is none; how often is saved, and what is not used, changes nothing.
+    changed = {name.split()[0] for name, key in keys(seed=1).items() if before[name] != key}
+    assert changed.isdisjoint({"questions", "asked", "bm25", "measure-untouched"})
+    unused = {"checkpoint_every": 7, "hard_negatives": 5}
+    assert keys(step1={**recipe["step1"], **unused}) == before
+    assert keys(denoising={**recipe["denoising"], "negatives": 9}) == before
+
+
+def test_stages_left_out_share_what_is_equal_and_a_persons_judgements_stay(
+    v2: tuple[Values, Path, Mapping[str, Any]], tmp_path: Path
+) -> None:
+    recipe, output = v2[0], tmp_path / "run"
+    shutil.copytree(v2[1], output)
+    with (output / "judgements.tsv").open("a") as file:
+        file.write("q0\tp5\t0\n")
+    corrected = (output / "judgements.tsv").read_text()
+    for times in range(2):
+        measures = run_recipe({**recipe, "output": str(output), "joint": {"epochs": 0}}, show_progress=False)
+        assert measures["test"]["final retriever"] == measures["test"]["warm-up: retriever"]
+        assert (output / "judgements.tsv").read_text() == corrected
+        assert [path.name for path in output.glob("judgements-*")] == ["judgements-2.tsv"], times
+        assert "judgements: judgements-2.tsv" in (output / "report.html").read_text()
+        (stage,) = (output / "stages").glob("deliver-*/stage.json")
+        stage.unlink()
+
+
+def test_models_that_are_tuned_already_need_no_training_and_no_dev(
+    small: Path, model: Path, ranker_folder: Path, tmp_path: Path
+) -> None:
+    collection = tmp_path / "collection"
+    shutil.copytree(small, collection)
+    (collection / "qrels" / "dev.tsv").unlink()
+    lines = (collection / "qrels" / "train.tsv").read_text().splitlines()
+    (collection / "qrels" / "train.tsv").write_text("\n".join(lines[:9]) + "\n")
+    recipe = values("rocketqa", collection, model, tmp_path / "run")
+    recipe |= {step: {"epochs": 0} for step in ("step1", "step2", "step3", "step4")}
+    measures = run_recipe({**recipe, "reranker": str(ranker_folder)}, show_progress=False)
+    assert set(measures) == {"test"}
+    assert measures["test"]["final retriever"] == measures["test"]["untouched retriever"]
+    # A weight chosen on what models are measured on would be a leak.
+    assert "retriever_weight: 0.0" in (tmp_path / "run" / "pipeline.yaml").read_text()
+
+
+def test_what_is_asked_in_dev_or_test_is_not_trained_on(small: Path, model: Path, tmp_path: Path) -> None:
+    collection, whole = tmp_path / "collection", load_collection(small, "train")
+    test = load_collection(small, "test")
+    queries = {f"t{n}": f"question {n} of many" for n in range(40)} | {
+        f"again{n}": f"Question {n}  of many?" for n in range(40)
+    }
+    qrels = {id: {f"p{n % 24}": 1} for n, id in enumerate(queries)}
+    (asked, text), *_ = test.queries.items()
+    queries |= {**test.queries, "copy": text.upper() + "?"}
+    train = {**qrels, "copy": {"p1": 1}, asked: {"p2": 1}}
+    save_collection(collection, whole.corpus, queries, {"train": train, "test": test.qrels})
+
+    def splits(output: Path, corrections: str = "") -> dict[str, set[str]]:
+        recipe = {**values("rocketqav2", collection, model, output), "unlabelled": None}
+        if corrections:
+            (tmp_path / "corrected.tsv").write_text("query-id\tcorpus-id\tlabel\n" + corrections)
+            recipe["judgements"] = str(tmp_path / "corrected.tsv")
+        made = make_recipe(recipe)
+        data = next(stage for stage in ordered(rocketqav2(made)) if stage.name == "questions")
+        run = run_stages(made, data, accelerator=start_accelerator(), show_progress=False)
+        assert "2 left out that are asked in dev or test too" in run.outcome(data)["said"]
+        return {name: set(ids) for name, ids in data.judged(run).items()}
+
+    before = splits(tmp_path / "run")
+    assert len(before["dev"]) == 8
+    assert len(before["train"]) == 72
+    numbers = {name: {id.lstrip("tagin") for id in ids} for name, ids in before.items()}
+    assert numbers["train"].isdisjoint(numbers["dev"]), "a question stands in both"
+
+    gone = sorted(before["train"])[0]
+    after = splits(tmp_path / "corrected", "\t".join([gone, next(iter(qrels[gone])), "0"]) + "\n")
+    assert after == {"dev": before["dev"], "train": before["train"] - {gone}}
+    with pytest.raises(DataError, match="is a test question"):
+        splits(tmp_path / "refused", f"{asked}\tp1\t1\n")
 
 
 def test_a_dry_run_shows_states_and_times_and_runs_nothing(
@@ -234,6 +314,15 @@ def test_corrected_judgements_change_what_is_trained_on(
         ({"step1": {"epochs": "many"}}, "step1.epochs: "),
         ({"denoising": {"negative_below": 0.9, "positive_above": 0.1}}, "thresholds must satisfy"),
         ({"joint": {"list_length": 1}}, "list_length must be at least 2"),
+        ({"joint": {"contrastive_weight": -1}}, "contrastive_weight must be at least 0"),
+        ({"joint": {"reranker_learning_rate": 0}}, "reranker_learning_rate must be greater than 0"),
+        ({"step1": {"learning_rate": float("inf")}}, "learning_rate must be greater than 0"),
+        ({"step2": {"negatives": 0}}, "negatives must be at least 1"),
+        ({"step3": {"hard_negatives": -2}}, "hard_negatives must be at least 0"),
+        ({"lengths": {"query": 0}}, "query must be at least"),
+        ({"seed": -1}, "seed must be at least 0"),
+        ({"generation": {"passages": 0}}, "passages must be at least 1"),
+        ({"splits": {"test": "tets"}}, "splits.test: there is no file"),
         ({"joint": {"loss": {"direction": "backwards"}}}, "joint.loss.direction: "),
         ({"collection": "/nowhere"}, "collection: there is no file /nowhere/corpus.jsonl"),
         ({"unlabelled": "/nowhere.txt"}, "unlabelled: there is no file /nowhere.txt"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from rocketqa_haystack.data import read_qrels
@@ -10,7 +11,7 @@ from rocketqa_haystack.encoders.loading import kind_of, resolve
 from trainers.recipes.deliver import Deliver, Weigh
 from trainers.recipes.generation import Generate, RoundTrip
 from trainers.recipes.plan import File, GivenModel, Sizes
-from trainers.recipes.settings import Recipe, RerankerTraining, RetrieverTraining
+from trainers.recipes.settings import Lengths, Recipe, RerankerTraining, RetrieverTraining
 from trainers.recipes.stages import (
     Asked,
     Calibrate,
@@ -34,6 +35,7 @@ from trainers.recipes.stages import (
     Undenoised,
     Unlabelled,
 )
+from trainers.sampling import Thresholds
 
 
 class Composer:
@@ -62,9 +64,10 @@ class Composer:
             self._file("queries.jsonl"),
             self._split(recipe.splits.train),
             self._split(recipe.splits.dev),
+            self._split(recipe.splits.test),
             File(recipe.judgements) if recipe.judgements else None,
             self._generated(),
-            recipe.seed,
+            0 if self._split(recipe.splits.dev) else recipe.seed,  # dev is drawn only where there is none
         )
         self.asked = Asked("asked", self.data, self._file("queries.jsonl"), self._split(recipe.splits.test))
         self.lexical = Lexical("bm25", self.asked, self._corpus, recipe.mining.k)
@@ -78,14 +81,17 @@ class Composer:
         return Labelled("labelled", self.data, self._corpus, lexical)
 
     def train_retriever(
-        self, name: str, start: Model, groups: tuple[Groups, ...], training: RetrieverTraining, hard_negatives: int
+        self, name: str, start: Model, groups: tuple[Groups, ...], training: RetrieverTraining
     ) -> Model:
         """A retriever trained on groups; without epochs, the one that it would start from."""
         if not training.epochs:
             return start
         recipe = self.recipe
+        if isinstance(groups[0], Labelled) and not training.lexical_negatives:
+            training = replace(training, hard_negatives=0)
+        training = replace(training, lexical_negatives=False)  # which is in the groups
         return TrainRetriever(
-            name, start, groups, self.data, training, hard_negatives, recipe.lengths, recipe.title, recipe.seed
+            name, start, groups, self.data, training, replace(recipe.lengths, pair=None), recipe.title, recipe.seed
         )
 
     def train_reranker(self, name: str, start: Model, mined: Mine, training: RerankerTraining) -> Model:
@@ -93,7 +99,7 @@ class Composer:
         if not training.epochs:
             return start
         groups = (self.undenoised(mined, training.negatives),)
-        return TrainReranker(name, start, groups, self.data, mined, training, self.recipe.lengths, self.recipe.seed)
+        return TrainReranker(name, start, groups, self.data, mined, training, self._pair_length, self.recipe.seed)
 
     def train_joint(
         self, retriever: Model, reranker: Model, mined: Mine, denoised: tuple[Groups, ...]
@@ -129,8 +135,8 @@ class Composer:
         """The labelled questions with the negatives that the re-ranker is sure of."""
         recipe = self.recipe
         return Denoised(
-            name, self.data, self._corpus, mined, scores, self.calibration(scores), recipe.denoising, at_least, all,
-            recipe.seed,
+            name, self.data, self._corpus, mined, scores, self.calibration(scores), recipe.denoising.negative_below,
+            at_least, all, recipe.seed,
         )  # fmt: skip
 
     def pseudo_labelled(
@@ -142,7 +148,7 @@ class Composer:
         recipe = self.recipe
         return PseudoLabelled(
             "pseudo-labels", questions, self.data, self._corpus, mined, scores, self.calibration(labels),
-            recipe.denoising, at_least, all, recipe.seed,
+            self._thresholds, at_least, all, recipe.seed,
         )  # fmt: skip
 
     def calibration(self, scores: Score) -> Calibrate | None:
@@ -191,7 +197,7 @@ class Composer:
             weighed.append(best)
         return Deliver(
             "deliver", tuple(self.systems), retriever, reranker, self._encode(retriever), self._corpus, self.data,
-            self.asked, weighed[0], weighed[1], scores, self.calibration(scores), recipe.denoising, recipe.mining.k,
+            self.asked, weighed[0], weighed[1], scores, self.calibration(scores), self._thresholds, recipe.mining.k,
             recipe.measures, recipe.seed,
         )  # fmt: skip
 
@@ -222,17 +228,26 @@ class Composer:
         reranker: Model = self.reranker
         if not ranks(self.reranker):
             # The questions that the retriever affirms teach a re-ranker, which then looks at all of them.
-            data = Data("questions-generated", self._corpus, None, None, None, None, by_retriever, seed)
+            data = Data("questions-generated", self._corpus, None, None, None, None, None, by_retriever, seed)
             candidates = self.mine("mine-questions-generated", self.retriever, data)
             groups = Undenoised(
                 "undenoised-generated", data, self._corpus, candidates, self.recipe.step2.negatives, seed
             )
             reranker = TrainReranker(
                 "reranker-generated", self.reranker, (groups,), data, candidates, self.recipe.step2,
-                self.recipe.lengths, seed,
+                self._pair_length, seed,
             )  # fmt: skip
         scores = Score("score-generated", made, reranker, mined, self._corpus, mined.most)
         return RoundTrip("round-trip", made, mined, scores, settings.rank, settings.above, settings.dev_share, seed)
+
+    @property
+    def _pair_length(self) -> Lengths:
+        """All that a re-ranker knows of lengths."""
+        return Lengths(pair=self.recipe.lengths.pair)
+
+    @property
+    def _thresholds(self) -> Thresholds:
+        return Thresholds(self.recipe.denoising.negative_below, self.recipe.denoising.positive_above)
 
     def _encode(self, retriever: Model) -> Encode:
         name = f"encode-{len(self._encoded)}"

@@ -6,7 +6,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, count, islice
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,6 @@ from trainers.recipes.corrections import find_doubts, write_doubts
 from trainers.recipes.plan import File, Stage
 from trainers.recipes.report import write_report
 from trainers.recipes.run import DONE, Run
-from trainers.recipes.settings import Denoising
 from trainers.recipes.stages import (
     Asked,
     Calibrate,
@@ -35,22 +34,20 @@ from trainers.recipes.stages import (
     run_corpus,
     temperature,
 )
+from trainers.sampling import Thresholds
 
 #: Weights of the retriever that are tried on dev, in units of the spread of logits over that of its scores.
 WEIGHTS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)
 
-#: The weight where there are no dev questions.
-UNTUNED = 1.0
-
 #: Passages that a pipeline returns.
 TOP_K = 10
 
-DELIVERED = "delivered.json"
+DELIVERED, UNFINISHED = "delivered.json", "unfinished"
 
 
 @dataclass(frozen=True, eq=False)
 class Weigh(Runs):
-    """A re-ranker's logits plus the candidates' own scores times a weight, which is chosen on dev."""
+    """A re-ranker's logits plus the candidates' own scores times a weight: chosen on dev, without dev 0."""
 
     candidates: Runs
     logits: Score
@@ -67,15 +64,12 @@ class Weigh(Runs):
             for name in self.questions.sets(run)
         }
         weight = 0.0
-        if sets:
-            tuned_on = sets.get("dev") or next(iter(sets.values()))
-            unit = _spread(tuned_on[1]) / (_spread(tuned_on[0]) or 1.0)
-            judged = self.questions.judged(run).get("dev")
-            chosen = UNTUNED
-            if judged:
-                tried = {w: measure(_weighed(*sets["dev"], w * unit), judged, [self.measure]) for w in WEIGHTS}
-                chosen = max(tried, key=lambda w: tried[w][self.measure])
-            weight = float(f"{chosen * unit:.3g}")
+        if "dev" in sets:
+            scores, logits = sets["dev"]
+            judged = self.questions.judged(run)["dev"]
+            unit = _spread(logits) / (_spread(scores) or 1.0)
+            tried = {w: measure(_weighed(scores, logits, w * unit), judged, [self.measure]) for w in WEIGHTS}
+            weight = float(f"{max(tried, key=lambda w: tried[w][self.measure]) * unit:.3g}")
         for name, (scores, logits) in sets.items():
             write_run(self.file(run, name), _weighed(scores, logits, weight))
         outcome = self.outcome(run, run.recipe.measures)
@@ -106,7 +100,7 @@ class Deliver(Stage):
     hybrid: Weigh
     scores: Score
     calibration: Calibrate | None
-    denoising: Denoising
+    thresholds: Thresholds
     k: int
     measures: tuple[str, ...]
     seed: int
@@ -134,15 +128,14 @@ class Deliver(Stage):
 
     def _put(self, run: Run, name: str, key: str, write: Callable[[Path], None]) -> None:
         """Writes a folder at the top of the run unless it is there already, in place of what an earlier run left."""
-        file, output = run.folder / DELIVERED, run.folder / name
-        delivered: dict[str, str] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        file, output, delivered = run.folder / DELIVERED, run.folder / name, _delivered(run)
         if delivered.get(name) == key and output.is_dir():
             return
         for unfinished in run.folder.glob(f".{name}.*"):
             shutil.rmtree(unfinished)
+        write_json(file, {**delivered, name: UNFINISHED})  # before: what is half removed must not look whole
         if name in delivered:  # nothing but what a run has written is ever removed
             shutil.rmtree(output, ignore_errors=True)
-        write_json(file, {**delivered, name: "unfinished"})
         with atomic_folder(output) as folder:
             write(folder)
         write_json(file, {**delivered, name: key})
@@ -199,17 +192,31 @@ class Deliver(Stage):
         for query_id, logits in iterate_run(self.scores.file(run, "train")):
             yield query_id, probabilities(logits, heat)
 
-    def _doubts(self, run: Run) -> dict[str, int]:
+    def _doubts(self, run: Run) -> dict[str, Any]:
         queries, judged = self.data.sets(run)["train"], self.data.judged(run)["train"]
         doubts = find_doubts(
             dict(self.training_probabilities(run)),
             queries,
             known_by_query(queries, judged),
             run_corpus(run, self.corpus),
-            below=self.denoising.negative_below,
-            above=self.denoising.positive_above,
+            below=self.thresholds.negative_below,
+            above=self.thresholds.positive_above,
             judged=judged,
         )
-        write_doubts(run.folder / "judgements.tsv", doubts)
+        # A file that a person has changed is that person's, and may be what this run was made with.
+        delivered = _delivered(run)
+        paths = (run.folder / f"judgements{which}.tsv" for which in chain([""], map("-{}".format, count(2))))
+        path = next(
+            path for path in paths if not path.exists() or delivered.get(path.name) in (UNFINISHED, File(path).key)
+        )
+        write_json(run.folder / DELIVERED, {**delivered, path.name: UNFINISHED})
+        write_doubts(path, doubts)
+        write_json(run.folder / DELIVERED, {**delivered, path.name: File(path).key})
         labelled = sum(doubt.labelled for doubt in doubts)
-        return {"labelled": labelled, "unlabelled": len(doubts) - labelled}
+        return {"file": path.name, "labelled": labelled, "unlabelled": len(doubts) - labelled}
+
+
+def _delivered(run: Run) -> dict[str, str]:
+    """What stands at the top of a run's folder: keys of folders, hashes of files."""
+    file = run.folder / DELIVERED
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}

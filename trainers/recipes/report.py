@@ -28,7 +28,7 @@ SHOWN = 30
 SCORED = 2000
 
 
-def write_report(last: Deliver, run: Run, doubts: dict[str, int]) -> dict[str, Any]:
+def write_report(last: Deliver, run: Run, doubts: dict[str, Any]) -> dict[str, Any]:
     """Writes `report.html` into the run folder.
 
     Returns:
@@ -37,7 +37,7 @@ def write_report(last: Deliver, run: Run, doubts: dict[str, int]) -> dict[str, A
     from jinja2 import Environment, PackageLoader
 
     measures = {name: _systems(last, run, name) for name in last.asked.sets(run)}
-    rows = (run.folder / "judgements.tsv").read_text(encoding="utf-8").splitlines()[1 : SHOWN + 1]
+    rows = (run.folder / doubts["file"]).read_text(encoding="utf-8").splitlines()[1 : SHOWN + 1]
     stages = [read_record(run.of(stage)) for stage in ordered(last)[:-1]]
     environment = Environment(loader=PackageLoader("trainers.recipes"), autoescape=True, trim_blocks=True)
     page = environment.get_template("report.html.jinja").render(
@@ -130,8 +130,8 @@ def _distribution(last: Deliver, run: Run) -> str:
             weights = [1 / len(values)] * len(values)
             axes.hist(values, bins=40, range=(0, 1), weights=weights, alpha=0.6, label=label, color=color)
     for threshold, label in (
-        (last.denoising.negative_below, "negative below"),
-        (last.denoising.positive_above, "positive above"),
+        (last.thresholds.negative_below, "negative below"),
+        (last.thresholds.positive_above, "positive above"),
     ):
         axes.axvline(threshold, color="#d1242f", linestyle="--", linewidth=1)
         axes.annotate(

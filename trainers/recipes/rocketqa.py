@@ -13,9 +13,7 @@ def rocketqa(recipe: Recipe) -> Deliver:
     make.measure_untouched()
 
     # Step 1: a retriever on the labelled pairs, against the passages of the whole batch: M_D(0).
-    hard_negatives = recipe.step1.hard_negatives if recipe.step1.lexical_negatives else 0
-    labelled = make.labelled()
-    first = make.train_retriever("retriever-1", make.retriever, (labelled,), recipe.step1, hard_negatives)
+    first = make.train_retriever("retriever-1", make.retriever, (make.labelled(),), recipe.step1)
     found = make.measure_retriever("step 1: retriever", "measure-1", first)
 
     # Step 2: a re-ranker on positives and negatives out of that retriever's candidates: M_C.
@@ -26,14 +24,13 @@ def rocketqa(recipe: Recipe) -> Deliver:
     # Step 3: the retriever again, with hard negatives of which the re-ranker is sure: M_D(1).
     scores = make.score("score", reranker, mined)
     denoised = make.denoised("denoised", mined, scores, recipe.denoising.negatives)
-    second = make.train_retriever("retriever-2", first, (denoised,), recipe.step3, recipe.step3.hard_negatives)
+    second = make.train_retriever("retriever-2", first, (denoised,), recipe.step3)
     final = second
     if make.unlabelled and recipe.step4.epochs:
         make.measure_retriever("step 3: retriever", "measure-2", second)
 
         # Step 4: the retriever again, on questions that the re-ranker has labelled, too: M_D(2).
         pseudo = make.pseudo_labelled(make.unlabelled, second, reranker, scores, recipe.denoising.negatives)
-        groups = (denoised, pseudo)
-        final = make.train_retriever("retriever-3", second, groups, recipe.step4, recipe.step4.hard_negatives)
+        final = make.train_retriever("retriever-3", second, (denoised, pseudo), recipe.step4)
 
     return make.deliver(final, reranker, scores)

@@ -14,8 +14,7 @@ def rocketqav2(recipe: Recipe) -> Deliver:
     make.measure_untouched()
 
     # Warm-up: RocketQA's step 1.
-    hard_negatives = recipe.step1.hard_negatives if recipe.step1.lexical_negatives else 0
-    warm = make.train_retriever("retriever-1", make.retriever, (make.labelled(),), recipe.step1, hard_negatives)
+    warm = make.train_retriever("retriever-1", make.retriever, (make.labelled(),), recipe.step1)
     found = make.measure_retriever("warm-up: retriever", "measure-1", warm)
 
     # RocketQA's step 2: the re-ranker that denoises. It also teaches on its own where joint training is left out.

@@ -50,6 +50,7 @@ class Run:
         recipe: Its recipe.
         accelerator: The processes.
         show_progress: Whether stages show progress bars.
+        names: Folders' names by key: stages of one key are one stage, whatever each is called.
         corpora: Those that are open.
     """
 
@@ -57,11 +58,12 @@ class Run:
     recipe: Recipe
     accelerator: Accelerator
     show_progress: bool = True
+    names: dict[str, str] = field(default_factory=dict)
     corpora: dict[Path, CorpusFile] = field(default_factory=dict)
 
     def of(self, stage: Stage) -> Path:
         """A stage's folder."""
-        return self.folder / "stages" / stage.folder_name
+        return self.folder / "stages" / self.names.get(stage.key, stage.folder_name)
 
     def outcome(self, stage: Stage) -> dict[str, Any]:
         """What a finished stage said of its outcome."""
@@ -89,8 +91,9 @@ def run_stages(
     Raises:
         RecipeError: Another process is at work in the run folder.
     """
-    run = Run(recipe.output, recipe, accelerator or start_accelerator(), show_progress)
     stages = ordered(last)
+    names = {stage.key: stage.folder_name for stage in stages}
+    run = Run(recipe.output, recipe, accelerator or start_accelerator(), show_progress, names)
     with _locked(run):
         if run.accelerator.is_main_process:
             _write_plan(run, stages)

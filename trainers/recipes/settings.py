@@ -5,19 +5,23 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields, is_dataclass
 from difflib import get_close_matches
 from importlib.util import find_spec
+from math import inf
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from rocketqa_haystack.data import DataError
 from rocketqa_haystack.evaluation import DEFAULT_MEASURES
 from trainers.losses import JointLossSettings
+from trainers.recipes.plan import WITHOUT_EFFECT
 from trainers.sampling import Thresholds
 from trainers.settings import TrainingSettings
 
 _STRICT = ConfigDict(extra="forbid")
+
+#: The least length of a text in tokens: the special ones of a pair, and one of each text.
+SHORTEST = 5
 
 
 class RecipeError(ValueError):
@@ -58,11 +62,10 @@ class Training:
     gradient_caching: bool = False
     evaluations: int = 1
     patience: int = 0
-    checkpoint_every: int = 50
+    checkpoint_every: int = field(default=50, metadata=WITHOUT_EFFECT)
 
     def __post_init__(self) -> None:
-        if self.epochs < 0:
-            raise ValueError(f"epochs must not be negative, but got {self.epochs}")
+        _not_below(self, 0, "epochs")
         if self.epochs:
             self.for_processes(1, seed=0, show_progress=False)
 
@@ -93,6 +96,10 @@ class RetrieverTraining(Training):
     hard_negatives: int = 1
     lexical_negatives: bool = False
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _not_below(self, 0, "hard_negatives")
+
 
 @dataclass(frozen=True)
 class RerankerTraining(Training):
@@ -104,6 +111,10 @@ class RerankerTraining(Training):
 
     epochs: int = 2
     negatives: int = 4
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _not_below(self, 1, "negatives")
 
 
 @dataclass(frozen=True)
@@ -130,8 +141,10 @@ class JointTraining(Training):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.list_length < 2:
-            raise ValueError(f"list_length must be at least 2, but got {self.list_length}")
+        _not_below(self, 2, "list_length")
+        _not_below(self, 0, "contrastive_weight")
+        if self.reranker_learning_rate is not None and not 0 < self.reranker_learning_rate < inf:
+            raise ValueError(f"reranker_learning_rate must be greater than 0, but got {self.reranker_learning_rate}")
 
 
 @dataclass(frozen=True)
@@ -143,6 +156,9 @@ class Lengths:
     query: int | None = None
     passage: int | None = None
     pair: int | None = None
+
+    def __post_init__(self) -> None:
+        _not_below(self, SHORTEST, "query", "passage", "pair")
 
 
 @dataclass(frozen=True)
@@ -162,8 +178,7 @@ class Mining:
     run: Path | None = None
 
     def __post_init__(self) -> None:
-        if self.k < 1:
-            raise ValueError(f"k must be at least 1, but got {self.k}")
+        _not_below(self, 1, "k")
 
 
 @dataclass(frozen=True)
@@ -182,8 +197,7 @@ class Denoising(Thresholds):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.negatives < 1:
-            raise ValueError(f"negatives must be at least 1, but got {self.negatives}")
+        _not_below(self, 1, "negatives")
 
 
 @dataclass(frozen=True)
@@ -210,9 +224,7 @@ class Generation:
     dev_share: float = 0.1
 
     def __post_init__(self) -> None:
-        for name in ("per_passage", "rank"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, but got {getattr(self, name)}")
+        _not_below(self, 1, "per_passage", "passages", "rank")
         if not 0 <= self.above <= 1:
             raise ValueError(f"above must be between 0 and 1, but got {self.above}")
         if not 0 <= self.dev_share < 1:
@@ -286,8 +298,16 @@ class Recipe:
     measures: tuple[str, ...] = DEFAULT_MEASURES
 
     def __post_init__(self) -> None:
+        _not_below(self, 0, "seed")
         if not self.measures:
             raise ValueError("measures must name at least one")
+
+
+def _not_below(settings: object, least: int, *names: str) -> None:
+    for name in names:
+        value = getattr(settings, name)
+        if value is not None and not least <= value < inf:
+            raise ValueError(f"{name} must be at least {least}, but got {value}")
 
 
 def read_recipe(path: str | Path, **changes: str | Path | None) -> Recipe:
@@ -367,6 +387,9 @@ def check_recipe(recipe: Recipe, processes: int) -> None:
             f"collection: there is no file {qrels / f'{recipe.splits.train}.tsv'}; "
             "a recipe without labels needs the key 'generation'"
         )
+    for name, file in ((f.name, f"{getattr(recipe.splits, f.name)}.tsv") for f in fields(Splits)):
+        if file != f"{name}.tsv" and not (qrels / file).is_file():
+            raise RecipeError(f"splits.{name}: there is no file {qrels / file}")
     if recipe.output.exists() and not recipe.output.is_dir():
         raise RecipeError(f"output: {recipe.output} is a file; a run needs a folder")
     for name in ("step1", "step2", "step3", "step4", "joint"):
@@ -377,17 +400,3 @@ def check_recipe(recipe: Recipe, processes: int) -> None:
     for module in ("datasets", "matplotlib", "jinja2"):
         if find_spec(module) is None:
             raise RecipeError(f"recipes need {module}: pip install 'rocketqa-haystack[train]'")
-
-
-def read_unlabelled(path: Path) -> dict[str, str]:
-    """Questions by id, from a file with one on each line; the ids are `u` and the number of the line.
-
-    Raises:
-        DataError: There are none.
-    """
-    from rocketqa_haystack.data.files import read_lines
-
-    questions = {f"u{number}": line.strip() for number, line in read_lines(path)}
-    if not questions:
-        raise DataError(f"{path}: no questions")
-    return questions

@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-
 from rocketqa_haystack.data import (
     Collection,
     CorpusFile,
@@ -38,12 +36,16 @@ from trainers.mining import dense_search, encode_corpus, lexical_search, mine, r
 from trainers.recipes.corrections import read_corrections
 from trainers.recipes.plan import File, Node, Sizes, Stage, Work
 from trainers.recipes.run import Run
-from trainers.recipes.settings import Denoising, JointTraining, Lengths, RerankerTraining, RetrieverTraining
+from trainers.recipes.settings import JointTraining, Lengths, RerankerTraining, RetrieverTraining
 from trainers.run_folder import LOG, RUN
-from trainers.sampling import denoised_negatives, query_seed, random_negatives, undenoised_negatives
+from trainers.sampling import Thresholds, denoised_negatives, query_seed, random_negatives, undenoised_negatives
 
 #: Share of the training questions that are held out for dev where a collection has none, and the most of them.
 DEV_SHARE, DEV_MOST = 0.1, 500
+
+
+#: What a question may end with, in Latin and in Chinese letters.
+SENTENCE_ENDS = " ?!.\u3002\uff1f\uff01"
 
 
 class Model(Protocol):
@@ -76,12 +78,13 @@ class Questions(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Data(Stage):
-    """Questions with judgements, train apart from dev, after a person's corrections."""
+    """Questions with judgements, train apart from dev and test, after a person's corrections."""
 
     corpus: File
     queries: File | None
     train: File | None
     dev: File | None
+    test: File | None
     corrections: File | None
     generated: Stage | None
     seed: int
@@ -93,38 +96,46 @@ class Data(Stage):
 
     def _write(self, folder: Path, run: Run) -> dict[str, Any]:
         queries = read_queries(self.queries.path) if self.queries else {}
-        train = _checked(self.train, queries)
-        dev = _checked(self.dev, queries)
+        train, dev, test = (_checked(file, queries) for file in (self.train, self.dev, self.test))
         if self.generated is not None:
             made = run.of(self.generated)
             queries |= read_queries(made / "queries.jsonl")
             train |= _read_judged(made / "train.tsv")
             dev = dev or _read_judged(made / "dev.tsv")
-        corrected = 0
-        if self.corrections:
-            for query_id, id, grade in read_corrections(self.corrections.path, queries):
-                split = dev if query_id in dev else train
-                corrected += split.setdefault(query_id, {}).get(id) != grade
-                split[query_id][id] = grade
         corpus = run_corpus(run, self.corpus)
         for query_id, judged in [*train.items(), *dev.items()]:
             if (missing := next((id for id in judged if id not in corpus), None)) is not None:
                 raise DataError(f"passage {missing!r}, judged for query {query_id!r}, is not in {self.corpus.path}")
-        train = {query_id: judged for query_id, judged in train.items() if any(grade > 0 for grade in judged.values())}
-        if not train:
-            raise DataError(f"{run.recipe.collection}: there is no question with a relevant passage to train on")
+        # What models are measured on they must not have seen, under another id or in capitals either.
+        asked = {wording(queries[id]) for id in [*dev, *test]}
+        apart = {id: judged for id, judged in _answered(train).items() if wording(queries[id]) not in asked}
+        repeated = len(_answered(train)) - len(apart)
         if not dev:
-            held = np.random.default_rng(self.seed).permutation(len(train))[
-                : min(DEV_MOST, int(DEV_SHARE * len(train)))
-            ]
-            chosen = {list(train)[int(place)] for place in held}
-            dev = {query_id: judged for query_id, judged in train.items() if query_id in chosen}
-            train = {query_id: judged for query_id, judged in train.items() if query_id not in chosen}
+            held = self._held_out({wording(queries[id]) for id in apart})
+            dev = {id: judged for id, judged in apart.items() if wording(queries[id]) in held}
+        train = {id: judged for id, judged in apart.items() if id not in dev}
+        corrected = 0
+        if self.corrections:
+            for query_id, id, grade in read_corrections(self.corrections.path, queries):
+                if query_id in test:
+                    raise DataError(f"{self.corrections.path}: {query_id!r} is a test question, which must not be used")
+                split = dev if query_id in dev else train
+                corrected += split.setdefault(query_id, {}).get(id) != grade
+                split[query_id][id] = grade
+            train = _answered(train)
+        also = f", {repeated:,} left out that are asked in dev or test too" if repeated else ""
+        if not train:
+            raise DataError(f"{run.recipe.collection}: there is no question with a relevant passage to train on{also}")
         write_queries(folder / "queries.jsonl", {id: queries[id] for id in [*train, *dev]})
         write_qrels(folder / "train.tsv", train)
         write_qrels(folder / "dev.tsv", dev)
-        said = f"{len(train):,} questions to train on, {len(dev):,} for dev"
+        said = f"{len(train):,} questions to train on, {len(dev):,} for dev{also}"
         return {"said": said + (f", {corrected:,} judgements corrected" if self.corrections else "")}
+
+    def _held_out(self, wordings: set[str]) -> set[str]:
+        """Some for dev: the same ones as before when a question comes or goes, but for one."""
+        order = sorted(wordings, key=lambda text: query_seed(self.seed, text))
+        return set(order[: min(DEV_MOST, int(DEV_SHARE * len(order)))])
 
     def sets(self, run: Run) -> dict[str, dict[str, str]]:
         queries = read_queries(run.of(self) / "queries.jsonl")
@@ -420,7 +431,7 @@ class Denoised(Groups):
     mined: Mine
     scores: Score
     calibration: Calibrate | None
-    denoising: Denoising
+    negative_below: float
     at_least: int
     all: bool
     seed: int
@@ -443,7 +454,9 @@ class Denoised(Groups):
             # What a person has judged not relevant is surer than any score.
             judged_wrong = {id: -1.0 for id, grade in judged[query_id].items() if grade <= 0}
             sure = probabilities(logits[query_id], heat) | judged_wrong
-            negatives = _denoised(self, list(scores), sure, known[query_id], ids, query_seed(self.seed, query_id))
+            thresholds = Thresholds(self.negative_below, 1.0)
+            seed = query_seed(self.seed, query_id)
+            negatives = _denoised(self, thresholds, list(scores), sure, known[query_id], ids, seed)
             counts.update("denoised" if id in scores else "random" for id in negatives)
             yield group(corpus, query_id, queries[query_id], positives(judged[query_id]), negatives)
 
@@ -458,7 +471,7 @@ class PseudoLabelled(Groups):
     mined: Mine
     scores: Score
     calibration: Calibrate | None
-    denoising: Denoising
+    thresholds: Thresholds
     at_least: int
     all: bool
     seed: int
@@ -475,27 +488,29 @@ class PseudoLabelled(Groups):
         heat = temperature(run, self.calibration)
         for query_id, scores in iterate_run(self.mined.file(run, "unlabelled")):
             ranked, sure = list(scores), probabilities(logits[query_id], heat)
-            labels = pseudo_label(ranked, sure, len(ranked), thresholds=self.denoising)
+            labels = pseudo_label(ranked, sure, len(ranked), thresholds=self.thresholds)
             if queries[query_id] in labelled:
                 kept.dropped["the same as a labelled question"] += 1
             elif labels is None:
-                kept.dropped[f"no candidate above {self.denoising.positive_above:g}"] += 1
+                kept.dropped[f"no candidate above {self.thresholds.positive_above:g}"] += 1
             else:
                 kept.kept += 1
-                known = [id for id in ranked if sure[id] > self.denoising.positive_above]
-                negatives = _denoised(self, ranked, sure, known, ids, query_seed(self.seed, query_id))
+                known = [id for id in ranked if sure[id] > self.thresholds.positive_above]
+                seed = query_seed(self.seed, query_id)
+                negatives = _denoised(self, self.thresholds, ranked, sure, known, ids, seed)
                 yield group(corpus, query_id, queries[query_id], [labels.positive], negatives)
 
 
 def _denoised(
     stage: Denoised | PseudoLabelled,
+    thresholds: Thresholds,
     ranked: Sequence[str],
     sure: Mapping[str, float],
     known: Sequence[str],
     ids: Sequence[str],
     seed: int,
 ) -> list[str]:
-    settings: dict[str, Any] = {"thresholds": stage.denoising, "seed": seed}
+    settings: dict[str, Any] = {"thresholds": thresholds, "seed": seed}
     count = stage.at_least
     if stage.all:
         count = max(count, len(denoised_negatives(ranked, sure, known, len(ranked), len(ranked), **settings)))
@@ -510,7 +525,6 @@ class TrainRetriever(Stage):
     groups: tuple[Groups, ...]
     data: Data
     training: RetrieverTraining
-    hard_negatives: int
     lengths: Lengths
     title: str | None
     seed: int
@@ -528,7 +542,7 @@ class TrainRetriever(Stage):
                 settings=self.training.for_processes(
                     run.accelerator.num_processes, seed=self.seed, show_progress=run.show_progress
                 ),
-                hard_negatives=self.hard_negatives,
+                hard_negatives=self.training.hard_negatives,
                 query_max_length=self.lengths.query,
                 passage_max_length=self.lengths.passage,
                 title=self.title,
@@ -540,7 +554,7 @@ class TrainRetriever(Stage):
         evaluations = self.training.evaluations + 1 if self.training.evaluations else 0
         return Work(
             queries=questions + evaluations * sizes.dev,
-            passages=questions * (1 + self.hard_negatives) + evaluations * sizes.passages,
+            passages=questions * (1 + self.training.hard_negatives) + evaluations * sizes.passages,
         )
 
 
@@ -684,6 +698,11 @@ def positives(judged: Mapping[str, int]) -> list[str]:
     return [id for id, grade in judged.items() if grade > 0]
 
 
+def wording(question: str) -> str:
+    """Equal for questions that differ in nothing but capitals, white space and what they end with."""
+    return " ".join(question.split()).casefold().rstrip(SENTENCE_ENDS)
+
+
 def known_by_query(queries: Mapping[str, str], judged: Qrels) -> dict[str, list[str]]:
     """The known positives of each question, those of other questions with the same text among them."""
     by_text: dict[str, dict[str, None]] = {}
@@ -734,6 +753,11 @@ def _checked(file: File | None, queries: Mapping[str, str]) -> Qrels:
     if (missing := next((id for id in qrels if id not in queries), None)) is not None:
         raise DataError(f"{file.path}: query {missing!r} is not in queries.jsonl")
     return qrels
+
+
+def _answered(qrels: Qrels) -> Qrels:
+    """The questions with a relevant passage."""
+    return {id: judged for id, judged in qrels.items() if any(grade > 0 for grade in judged.values())}
 
 
 def _read_judged(path: Path) -> Qrels:
