@@ -5,12 +5,14 @@
 Each COLLECTION is a folder in BEIR layout with the splits train and test; without dev, one is held out of train. All
 models start from all-MiniLM-L6-v2, by the recipe `rocketqav2` with settings that depend on the number of labels alone.
 The re-ranker of the first collection is what those of the others start from, as one would start from a published
-model; give the largest first.
+model; give the largest first. What made it is then neither in the peer's data nor in its time; with --own-rerankers
+both sides have the same of both.
 
 The peer is sentence-transformers' best practice: hard negatives by mine_hard_negatives with the settings of its
 documentation, then MultipleNegativesRankingLoss with batches free of duplicates, evaluated on the same dev questions
-after every epoch, the best weights kept. It starts from the same weights, has the same questions and texts, and as
-many epochs as fit in the time of all our stages that the final retriever depends on, but no more than ten.
+after every epoch, the best weights kept, those of the start among them. It starts from the same weights, has the same
+questions and texts, and as many epochs, rounded up, as fit in the time of all our stages that the final retriever
+depends on, but no more than ten.
 
 Everything stays in the folder: a benchmark that is stopped goes on where it was. Prints RR@10 on test, for several
 seeds their mean and range. It is long: hours on 2 CPU cores for some thousand questions.
@@ -20,24 +22,26 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 import time
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset
+from datasets import Dataset, load_from_disk
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator
 from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 from sentence_transformers.sentence_transformer.training_args import BatchSamplers
 from sentence_transformers.util import mine_hard_negatives
+from transformers import set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
 from rocketqa_haystack import DualEncoder
 from rocketqa_haystack.cli.main import quiet_libraries
 from rocketqa_haystack.data import Collection, load_collection, read_qrels
-from rocketqa_haystack.data.files import write_json
+from rocketqa_haystack.data.files import atomic_folder, write_json
 from rocketqa_haystack.encoders.packaged import small_encoder
 from rocketqa_haystack.encoders.precision import computes_bfloat16
 from rocketqa_haystack.evaluation import measure, retrieve
@@ -93,7 +97,7 @@ def main() -> None:
         rows = found.setdefault(collection.name, {})
         for seed in range(arguments.seeds):
             folder = arguments.folder / collection.name / f"seed-{seed}"
-            first = arguments.folder / arguments.collections[0].name / "seed-0" / "rocketqav2" / "ranker"
+            first = arguments.folder / arguments.collections[0].name / f"seed-{seed}" / "rocketqav2" / "ranker"
             borrowed = None if arguments.own_rerankers or collection == arguments.collections[0] else first
             values = recipe_for(collection, folder / "rocketqav2", seed, borrowed, unlabelled.get(collection.name))
             recipe = make_recipe(values)
@@ -178,15 +182,23 @@ def train_peer(train: Collection, dev: Collection, folder: Path, seconds: float,
     model = SentenceTransformer(str(small_encoder()))
     model.max_seq_length = PASSAGE
     pairs = [(train.queries[q], texts[p]) for q, judged in train.qrels.items() for p, grade in judged.items() if grade]
-    start = time.perf_counter()
-    data = mine_hard_negatives(
-        Dataset.from_dict({"anchor": [q for q, _ in pairs], "positive": [p for _, p in pairs]}),
-        model,
-        corpus=list(dict.fromkeys(texts.values())),
-        verbose=False,
-        **MINING,
-    )
-    mining = time.perf_counter() - start
+    mined = folder / "mined"
+    if not mined.is_dir():
+        set_seed(seed)  # which negatives are drawn
+        start = time.perf_counter()
+        data = mine_hard_negatives(
+            Dataset.from_dict({"anchor": [q for q, _ in pairs], "positive": [p for _, p in pairs]}),
+            model,
+            corpus=list(dict.fromkeys(texts.values())),
+            verbose=False,
+            **MINING,
+        )
+        mining = time.perf_counter() - start
+        with atomic_folder(mined) as output:
+            data.save_to_disk(str(output / "pairs"))
+            write_json(output / "seconds.json", mining)
+    data = load_from_disk(str(mined / "pairs"))
+    mining = json.loads((mined / "seconds.json").read_text(encoding="utf-8"))
     options: Values = {
         "per_device_train_batch_size": 32,
         "learning_rate": 2e-5,
@@ -224,8 +236,13 @@ def train_peer(train: Collection, dev: Collection, folder: Path, seconds: float,
         loss=MultipleNegativesRankingLoss(model),
         evaluator=evaluator,
     )
+    untouched = evaluator(SentenceTransformer(str(small_encoder())))
     trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder / "checkpoints")))
-    model.save_pretrained(str(folder / "model"))
+    name = "dev_cosine_mrr@10"
+    if untouched[name] > evaluator(model)[name]:
+        model = SentenceTransformer(str(small_encoder()))
+    with atomic_folder(folder / "model") as output:
+        model.save_pretrained(str(output))
 
 
 def epochs_within(
@@ -237,19 +254,21 @@ def epochs_within(
     options: Values,
 ) -> int:
     """How many epochs the time is enough for, by the time of some steps and of one evaluation."""
-    steps, trial = 8, deepcopy(model)
-    arguments = SentenceTransformerTrainingArguments(
-        str(folder / "trial"), max_steps=steps, save_strategy="no", disable_tqdm=True, **options
-    )
-    start = time.perf_counter()
-    SentenceTransformerTrainer(
-        model=trial, args=arguments, train_dataset=data, loss=MultipleNegativesRankingLoss(trial)
-    ).train()
-    step = (time.perf_counter() - start) / steps
+    trial, took = deepcopy(model), {}
+    for steps in (4, 12):  # the difference has no start in it
+        arguments = SentenceTransformerTrainingArguments(
+            str(folder / "trial"), max_steps=steps, save_strategy="no", disable_tqdm=True, **options
+        )
+        start = time.perf_counter()
+        SentenceTransformerTrainer(
+            model=trial, args=arguments, train_dataset=data, loss=MultipleNegativesRankingLoss(trial)
+        ).train()
+        took[steps] = time.perf_counter() - start
+    step = (took[12] - took[4]) / 8
     start = time.perf_counter()
     evaluator(trial)
-    epoch = step * len(data) / arguments.per_device_train_batch_size + time.perf_counter() - start
-    return max(1, min(MOST_EPOCHS, int(seconds / epoch)))
+    epoch = step * len(data) / options["per_device_train_batch_size"] + time.perf_counter() - start
+    return max(1, min(MOST_EPOCHS, math.ceil(seconds / epoch)))
 
 
 def print_table(found: dict[str, dict[str, list[float]]], seeds: int) -> None:
