@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, field
+from datetime import timedelta
 from functools import partial
 from math import isfinite
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list, set_seed
+from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list, set_seed
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
@@ -77,10 +78,12 @@ def start_accelerator() -> Accelerator:
     """The device and the processes of a run. Its precision is not used: the loop has its own autocast."""
     # Where weights are sharded, transformers would load them on one process alone, and leave out heads that are new.
     os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
+    # One process may index a corpus while the others wait, for longer than the 10 or 30 minutes that are the default.
+    patience = [InitProcessGroupKwargs(timeout=timedelta(days=1))]
     try:
-        return Accelerator(mixed_precision="no")
+        return Accelerator(mixed_precision="no", kwargs_handlers=patience)
     except ValueError:  # another trainer in this process has chosen a precision, and accelerate allows one
-        return Accelerator()
+        return Accelerator(kwargs_handlers=patience)
 
 
 @dataclass(frozen=True)
