@@ -353,6 +353,13 @@ def test_a_recipe_that_cannot_be_run_is_refused_before_anything_runs(
     assert not (tmp_path / "run").exists()
 
 
+def test_a_folder_that_no_run_has_made_is_not_replaced(small: Path, model: Path, tmp_path: Path) -> None:
+    (tmp_path / "run" / "store").mkdir(parents=True)
+    with pytest.raises(RecipeError, match="store is there, but not by a run"):
+        run_recipe(values("rocketqav2", small, model, tmp_path / "run"), show_progress=False)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["store"]
+
+
 def test_a_corpus_alone_is_enough(model: Path, small: Path, tmp_path: Path) -> None:
     corpus = tmp_path / "corpus"
     corpus.mkdir()

@@ -12,7 +12,7 @@ from rocketqa_haystack.encoders.loading import check_kind, is_folder, resolve
 from rocketqa_haystack.evaluation import measure
 from trainers.loop import start_accelerator
 from trainers.recipes.composer import Composer, ranks
-from trainers.recipes.deliver import Deliver
+from trainers.recipes.deliver import Deliver, check_room
 from trainers.recipes.estimate import measure_rates
 from trainers.recipes.generation import load_generator
 from trainers.recipes.plan import File, GivenModel, ordered
@@ -98,6 +98,7 @@ def _check(recipe: Recipe, processes: int) -> None:
         RecipeError: With the key and the reason.
     """
     check_recipe(recipe, processes)
+    check_room(recipe.output)
     try:
         measure({}, {"question": {"passage": 1}}, recipe.measures)
     except ValueError as error:

@@ -22,6 +22,7 @@ from trainers.recipes.corrections import find_doubts, write_doubts
 from trainers.recipes.plan import File, Stage
 from trainers.recipes.report import write_report
 from trainers.recipes.run import DONE, Run
+from trainers.recipes.settings import RecipeError
 from trainers.recipes.stages import (
     Asked,
     Calibrate,
@@ -43,6 +44,7 @@ WEIGHTS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)
 TOP_K = 10
 
 DELIVERED, UNFINISHED = "delivered.json", "unfinished"
+FOLDERS = RETRIEVER, RANKER, STORE = "retriever", "ranker", "store"
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,11 +116,11 @@ class Deliver(Stage):
         for other in folder.parent.glob("deliver-*"):  # of other settings, whose place this takes
             (other / DONE).unlink(missing_ok=True)
         retriever, reranker = self.retriever.path(run), self.reranker.path(run)
-        self._put(run, "retriever", self.retriever.key, lambda path: DualEncoder.from_pretrained(
+        self._put(run, RETRIEVER, self.retriever.key, lambda path: DualEncoder.from_pretrained(
             retriever, dtype="float32", device="cpu").save_pretrained(path))  # fmt: skip
-        self._put(run, "ranker", self.reranker.key, lambda path: CrossEncoder.from_pretrained(
+        self._put(run, RANKER, self.reranker.key, lambda path: CrossEncoder.from_pretrained(
             reranker, dtype="float32", device="cpu").save_pretrained(path))  # fmt: skip
-        self._put(run, "store", self.encoded.key, lambda path: self._index(run, path))
+        self._put(run, STORE, self.encoded.key, lambda path: self._index(run, path))
         weights = {"pipeline.yaml": self.dense, "pipeline-hybrid.yaml": self.hybrid}
         for name, weigh in weights.items():
             with atomic_write(run.folder / name) as file:
@@ -128,7 +130,7 @@ class Deliver(Stage):
 
     def _put(self, run: Run, name: str, key: str, write: Callable[[Path], None]) -> None:
         """Writes a folder at the top of the run unless it is there already, in place of what an earlier run left."""
-        file, output, delivered = run.folder / DELIVERED, run.folder / name, _delivered(run)
+        file, output, delivered = run.folder / DELIVERED, run.folder / name, _delivered(run.folder)
         if delivered.get(name) == key and output.is_dir():
             return
         for unfinished in run.folder.glob(f".{name}.*"):
@@ -170,11 +172,11 @@ class Deliver(Stage):
         from rocketqa_haystack import FAISSBM25Retriever, FAISSDocumentStore, RocketQARanker, RocketQARetriever
 
         home = run.folder.resolve()
-        store = FAISSDocumentStore(path=home / "store", similarity=self._similarity(run))
+        store = FAISSDocumentStore(path=home / STORE, similarity=self._similarity(run))
         pipeline = Pipeline()
-        retriever = RocketQARetriever(model=home / "retriever", document_store=store, top_k=self.k)
+        retriever = RocketQARetriever(model=home / RETRIEVER, document_store=store, top_k=self.k)
         pipeline.add_component("retriever", retriever)
-        ranker = RocketQARanker(model=home / "ranker", top_k=TOP_K, scale_score=False, retriever_weight=weight)
+        ranker = RocketQARanker(model=home / RANKER, top_k=TOP_K, scale_score=False, retriever_weight=weight)
         pipeline.add_component("ranker", ranker)
         if hybrid:
             pipeline.add_component("bm25", FAISSBM25Retriever(document_store=store, top_k=self.k))
@@ -204,7 +206,7 @@ class Deliver(Stage):
             judged=judged,
         )
         # A file that a person has changed is that person's, and may be what this run was made with.
-        delivered = _delivered(run)
+        delivered = _delivered(run.folder)
         paths = (run.folder / f"judgements{which}.tsv" for which in chain([""], map("-{}".format, count(2))))
         path = next(
             path for path in paths if not path.exists() or delivered.get(path.name) in (UNFINISHED, File(path).key)
@@ -216,7 +218,20 @@ class Deliver(Stage):
         return {"file": path.name, "labelled": labelled, "unlabelled": len(doubts) - labelled}
 
 
-def _delivered(run: Run) -> dict[str, str]:
+def check_room(folder: Path) -> None:
+    """Refuses a run folder where a run would have to replace what is not a run's.
+
+    Raises:
+        RecipeError: Which folder it is.
+    """
+    for name in FOLDERS:
+        if (folder / name).exists() and name not in _delivered(folder):
+            raise RecipeError(
+                f"output: {folder / name} is there, but not by a run: choose another folder, or remove it"
+            )
+
+
+def _delivered(folder: Path) -> dict[str, str]:
     """What stands at the top of a run's folder: keys of folders, hashes of files."""
-    file = run.folder / DELIVERED
+    file = folder / DELIVERED
     return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
