@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 from haystack.components.generators.chat import MockChatGenerator
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from scipy.special import expit
 from torch.nn import Identity
@@ -42,15 +42,16 @@ known_ids = st.sets(st.sampled_from(IDS), max_size=12)
 scores = st.fixed_dictionaries({id: st.floats(0, 1) for id in IDS})
 some_scores = st.dictionaries(st.sampled_from(IDS), st.floats(0, 1))
 seeds = st.integers(0, 2**64 - 1)
-counts, ranks = st.integers(0, 30), st.integers(1, 50)
+counts, ranks = st.integers(-20, 30), st.integers(1, 50)  # a stage may ask for fewer than none
 
 
+@example(set(IDS[:10]), -2, 0, IDS[:20])
 @given(known_ids, counts, seeds, st.sampled_from([IDS, IDS[:20], [f"x{n}" for n in range(500)]]))
 def test_random_negatives_are_new_different_and_as_many_as_asked(
     known: set[str], count: int, seed: int, corpus: list[str]
 ) -> None:
     drawn = random_negatives(corpus, known, count, seed)
-    assert len(drawn) == len(set(drawn)) == min(count, len(set(corpus) - known))
+    assert len(drawn) == len(set(drawn)) == min(max(0, count), len(set(corpus) - known))
     assert set(drawn) <= set(corpus) - known
     assert drawn == random_negatives(corpus, known, count, seed)
 
@@ -60,7 +61,7 @@ def test_undenoised_negatives_are_of_the_top_k_and_no_known_positive(
     ranked: list[str], known: set[str], count: int, k: int, seed: int
 ) -> None:
     drawn = undenoised_negatives(ranked, known, count, k, seed)
-    assert len(drawn) == len(set(drawn)) == min(count, len(set(ranked[:k]) - known))
+    assert len(drawn) == len(set(drawn)) == min(max(0, count), len(set(ranked[:k]) - known))
     assert set(drawn) <= set(ranked[:k]) - known
     assert drawn == undenoised_negatives(ranked, known, count, k, seed)
 
@@ -76,9 +77,22 @@ def test_denoised_negatives_are_below_the_threshold_or_from_beyond_rank_k(
     assert len(drawn) == len(set(drawn))
     assert not set(drawn) & known
     assert set(drawn) & top <= eligible
-    assert len(set(drawn) & top) == min(count, len(eligible))
-    assert len(drawn) == min(count, len(eligible) + len(set(IDS) - top - known))
+    assert len(set(drawn) & top) == min(max(0, count), len(eligible))
+    assert len(drawn) == min(max(0, count), len(eligible) + len(set(IDS) - top - known))
     assert drawn == denoised_negatives(ranked, sure, known, count, k, seed, thresholds=thresholds, beyond=IDS)
+
+
+@given(rankings, some_scores, known_ids, known_ids, counts, ranks, seeds)
+def test_what_a_person_has_judged_wrong_is_a_negative_before_all_others(
+    ranked: list[str], sure: Mapping[str, float], judged: set[str], known: set[str], count: int, k: int, seed: int
+) -> None:
+    drawn = denoised_negatives(ranked, sure, known, count, k, seed, judged=sorted(judged), beyond=IDS)
+    assert len(drawn) == len(set(drawn))
+    assert not set(drawn) & known
+    assert set(drawn[: len(judged - known)]) <= judged
+    assert len(set(drawn) & judged) == min(max(0, count), len(judged - known))
+    others = denoised_negatives(ranked, sure, {*known, *judged}, count, k, seed)
+    assert len(drawn) >= min(max(0, count), len(judged - known) + len(others))
 
 
 @given(rankings, scores, known_ids, counts, ranks, seeds, st.floats(0, 1), st.floats(0, 1))

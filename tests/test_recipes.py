@@ -21,12 +21,12 @@ from safetensors.torch import load_file
 
 from rocketqa_haystack import DualEncoder, FAISSDocumentStore
 from rocketqa_haystack.cli.main import main
-from rocketqa_haystack.data import load_collection, save_collection
+from rocketqa_haystack.data import load_collection, read_groups, save_collection
 from rocketqa_haystack.evaluation import measure, read_run
 from trainers import run_recipe
 from trainers.loop import start_accelerator
-from trainers.recipes import RecipeError, make_recipe
-from trainers.recipes.plan import ordered
+from trainers.recipes import RECIPES, RecipeError, make_recipe
+from trainers.recipes.plan import Stage, ordered
 from trainers.recipes.rocketqa import rocketqa
 from trainers.recipes.rocketqav2 import rocketqav2
 from trainers.recipes.run import run_stages
@@ -222,6 +222,45 @@ def test_corrected_judgements_change_what_is_trained_on(
     assert not any(line.startswith("q1\t") for line in lines), "a question without a positive trains nothing"
     assert "q3\tp3\t1" in lines
     assert not any("p9" in line for line in lines if line.startswith("q2"))
+
+
+def stage_of(recipe: Values, name: str) -> tuple[Stage, Path]:
+    """Runs a recipe as far as the stage of this name: the stage and its folder."""
+    made = make_recipe(recipe)
+    stage = next(stage for stage in ordered(RECIPES[made.recipe](made)) if stage.name == name)
+    run = run_stages(made, stage, accelerator=start_accelerator(), show_progress=False)
+    return stage, run.of(stage)
+
+
+def test_undenoised_negatives_are_candidates_and_nothing_else_where_those_are_enough(
+    small: Path, model: Path, tmp_path: Path
+) -> None:
+    recipe = values("rocketqa", small, model, tmp_path / "run")
+    recipe |= {"step1": {"epochs": 0}, "step2": {**recipe["step2"], "negatives": 6}}
+    _, folder = stage_of(recipe, "undenoised")
+    (mined,), train = folder.parent.glob("mine-1-*/train.trec"), load_collection(small, "train")
+    for group in read_groups(folder / "groups.jsonl"):
+        candidates = set(read_run(mined)[group.query_id]) - set(train.qrels[group.query_id])
+        assert sorted(group.negative_ids) == sorted(candidates)
+
+
+def test_what_a_person_judged_wrong_is_a_negative_wherever_it_ranks(
+    small: Path, model: Path, ranker_folder: Path, tmp_path: Path
+) -> None:
+    untrained = {"reranker": str(ranker_folder), "step1": {"epochs": 0}, "step2": {"epochs": 0}, "mining": {"k": 3}}
+    recipe = {**values("rocketqa", small, model, tmp_path / "run"), **untrained}
+    recipe["denoising"] = {"negative_below": 0.0, "positive_above": 1.0, "negatives": 2}
+    _, folder = stage_of(recipe, "mine-1")
+    candidates = list(read_run(folder / "train.trec")["q0"])
+    judged = [
+        next(id for id in candidates if id != "p0"),
+        next(f"p{n}" for n in range(1, 24) if f"p{n}" not in candidates),
+    ]
+    (tmp_path / "corrected.tsv").write_text("query-id\tcorpus-id\tlabel\n" + "".join(f"q0\t{id}\t0\n" for id in judged))
+    _, folder = stage_of({**recipe, "judgements": str(tmp_path / "corrected.tsv")}, "denoised")
+    groups = {group.query_id: group for group in read_groups(folder / "groups.jsonl")}
+    assert set(groups["q0"].negative_ids) == set(judged)
+    assert {len(group.negative_ids) for group in groups.values()} == {2}
 
 
 @pytest.mark.parametrize(

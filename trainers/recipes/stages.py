@@ -381,6 +381,8 @@ class Labelled(Groups):
 class Undenoised(Groups):
     """The labelled questions with all candidates that are not judged relevant, and random ones where those are few."""
 
+    version = 2
+
     data: Data
     corpus: File
     mined: Mine
@@ -408,12 +410,14 @@ class Undenoised(Groups):
 
 @dataclass(frozen=True, eq=False)
 class Denoised(Groups):
-    """The labelled questions with negatives that the re-ranker is sure of, and random ones where those are few.
+    """The labelled questions with negatives that a person or the re-ranker is sure of, and random ones where few are.
 
     Attributes:
         at_least: Negatives of a group.
-        all: Whether a group has all that the re-ranker is sure of, or `at_least` of them.
+        all: Whether a group has all that are sure, or `at_least` of them.
     """
+
+    version = 2
 
     data: Data
     corpus: File
@@ -440,11 +444,10 @@ class Denoised(Groups):
         ids, known = list(corpus), known_by_query(queries, judged)
         logits, heat = RunFile(self.scores.file(run, "train")), temperature(run, self.calibration)
         for query_id, scores in iterate_run(self.mined.file(run, "train")):
-            # What a person has judged not relevant is surer than any score.
-            judged_wrong = {id: -1.0 for id, grade in judged[query_id].items() if grade <= 0}
-            sure = probabilities(logits[query_id], heat) | judged_wrong
-            negatives = _denoised(self, list(scores), sure, known[query_id], ids, query_seed(self.seed, query_id))
-            counts.update("denoised" if id in scores else "random" for id in negatives)
+            wrong = [id for id, grade in judged[query_id].items() if grade <= 0]
+            sure, seed = probabilities(logits[query_id], heat), query_seed(self.seed, query_id)
+            negatives = _denoised(self, list(scores), sure, known[query_id], ids, seed, wrong)
+            counts.update("judged" if id in wrong else "denoised" if id in scores else "random" for id in negatives)
             yield group(corpus, query_id, queries[query_id], positives(judged[query_id]), negatives)
 
 
@@ -494,11 +497,13 @@ def _denoised(
     known: Sequence[str],
     ids: Sequence[str],
     seed: int,
+    judged: Sequence[str] = (),
 ) -> list[str]:
-    settings: dict[str, Any] = {"thresholds": stage.denoising, "seed": seed}
+    settings: dict[str, Any] = {"thresholds": stage.denoising, "seed": seed, "judged": judged}
     count = stage.at_least
     if stage.all:
-        count = max(count, len(denoised_negatives(ranked, sure, known, len(ranked), len(ranked), **settings)))
+        most = len(ranked) + len(judged)
+        count = max(count, len(denoised_negatives(ranked, sure, known, most, len(ranked), **settings)))
     return denoised_negatives(ranked, sure, known, count, len(ranked), beyond=ids, **settings)
 
 
