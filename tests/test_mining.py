@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import subprocess
 import sys
@@ -194,9 +195,38 @@ def test_a_run_on_disk_is_the_one_in_memory(mined: Path) -> None:
     (mined.parent / "apart.trec").write_text("q Q0 a 1 2.0 x\nr Q0 a 1 2.0 x\nq Q0 b 2 1.0 x\n")
     with pytest.raises(DataError, match=r"line 3: the lines of query 'q' do not stand together"):
         RunFile(mined.parent / "apart.trec")
-    (mined.parent / "bad.trec").write_text("q Q0 a 1 2.0 x\nq Q0 a 1 high x\n")
-    with pytest.raises(DataError, match=r"line 2: the score must be a number, not 'high'"):
-        RunFile(mined.parent / "bad.trec")["q"]
+
+
+LINE = b"q Q0 a 1 2.0 x\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (LINE + b"q Q0 a 1 high x\n", "line 2: the score must be a finite number, not 'high'"),
+        (LINE + b"q Q0 a 1 nan x\n", "line 2: the score must be a finite number, not 'nan'"),
+        (b"q Q0 a 1 -inf x\n", "line 1: the score must be a finite number, not '-inf'"),
+        (b'{"q": {"a": 3.0}}\n', "line 1: expected 6 columns of a TREC run, found 3"),
+        (b"\n" + LINE + b"q a 2.0\n", "line 3: expected 6 columns of a TREC run, found 3"),
+        (b"q Q0 \xff 1 2.0 x\n", "line 1: not UTF-8 text"),
+        (gzip.compress(LINE, mtime=0), "packed by gzip"),
+    ],
+)
+def test_candidates_are_not_taken_from_a_file_that_is_no_run(content: bytes, reason: str, tmp_path: Path) -> None:
+    path = tmp_path / "run.trec"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=f"run.trec.*{reason}"):
+        run_search(path, {"a"}, 5)
+    if "gzip" not in reason:
+        with pytest.raises(DataError, match=f"run.trec.*{reason}"):
+            read_run(path)
+
+
+def test_a_run_on_disk_may_have_blank_lines_and_a_byte_order_mark(tmp_path: Path) -> None:
+    (tmp_path / "run.trec").write_bytes(
+        b"\xef\xbb\xbf" + LINE + b"\n" + LINE.replace(b"a", b"b") + b"\n" + LINE.replace(b"q", b"r")
+    )
+    assert dict(RunFile(tmp_path / "run.trec")) == {"q": {"a": 2.0, "b": 2.0}, "r": {"a": 2.0}}
 
 
 def test_fusion_adds_reciprocal_ranks() -> None:
