@@ -196,6 +196,19 @@ def test_the_status_of_a_run_has_its_stages_and_their_outcomes(
     assert text.endswith("not running\n")
 
 
+@pytest.mark.parametrize(
+    "plan", ["[]", '{"a": 1}', "[1]", '[{"name": "x"}]', '[{"name": 1, "folder": 2}]', "[{", "\xff"]
+)
+def test_the_status_of_a_damaged_run_names_the_file(
+    plan: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "plan.json").write_text(plan, encoding="latin-1")
+    assert main(["status", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert f"{tmp_path / 'plan.json'}: not a plan that `rocketqa run` wrote" in error
+    assert error.count("\n") == 1
+
+
 def test_corrected_judgements_change_what_is_trained_on(
     v2: tuple[Values, Path, Mapping[str, Any]], small: Path, model: Path, tmp_path: Path
 ) -> None:
