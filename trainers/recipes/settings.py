@@ -11,7 +11,6 @@ from typing import Any, Literal
 import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from rocketqa_haystack.data import DataError
 from rocketqa_haystack.evaluation import DEFAULT_MEASURES
 from trainers.losses import JointLossSettings
 from trainers.sampling import Thresholds
@@ -377,17 +376,3 @@ def check_recipe(recipe: Recipe, processes: int) -> None:
     for module in ("datasets", "matplotlib", "jinja2"):
         if find_spec(module) is None:
             raise RecipeError(f"recipes need {module}: pip install 'rocketqa-haystack[train]'")
-
-
-def read_unlabelled(path: Path) -> dict[str, str]:
-    """Questions by id, from a file with one on each line; the ids are `u` and the number of the line.
-
-    Raises:
-        DataError: There are none.
-    """
-    from rocketqa_haystack.data.files import read_lines
-
-    questions = {f"u{number}": line.strip() for number, line in read_lines(path)}
-    if not questions:
-        raise DataError(f"{path}: no questions")
-    return questions
