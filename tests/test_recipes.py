@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import os
 import shutil
@@ -17,15 +18,25 @@ import pytest
 import torch
 import yaml
 from haystack import Pipeline
+from haystack.components.generators.chat import MockChatGenerator
+from haystack.dataclasses import ChatMessage
 from safetensors.torch import load_file
 
 from rocketqa_haystack import DualEncoder, FAISSDocumentStore
 from rocketqa_haystack.cli.main import main
-from rocketqa_haystack.data import load_collection, read_groups, save_collection
-from rocketqa_haystack.evaluation import measure, read_run
+from rocketqa_haystack.data import (
+    Passage,
+    load_collection,
+    read_corpus,
+    read_groups,
+    read_qrels,
+    read_queries,
+    save_collection,
+)
+from rocketqa_haystack.evaluation import measure, read_run, retrieve
 from trainers import run_recipe
 from trainers.loop import start_accelerator
-from trainers.recipes import RECIPES, RecipeError, make_recipe
+from trainers.recipes import RECIPES, RecipeError, generation, make_recipe
 from trainers.recipes.plan import Stage, ordered
 from trainers.recipes.rocketqa import rocketqa
 from trainers.recipes.rocketqav2 import rocketqav2
@@ -331,6 +342,80 @@ def test_a_corpus_alone_is_enough(model: Path, small: Path, tmp_path: Path) -> N
     assert kept["kept"] + sum(kept["dropped"].values()) == made["kept"]
     assert "reranker-generated" in records, "a re-ranker that cannot rank yet is trained before it is asked"
     assert (tmp_path / "run" / "pipeline.yaml").is_file()
+
+
+def test_nothing_that_is_measured_is_generated_or_pseudo_labelled(
+    model: Path, ranker_folder: Path, tmp_path: Path
+) -> None:
+    corpus = {f"p{n}": Passage(f"press {n} mama. wait for lamp {n}.", f"How do I reset {n}?") for n in range(20)}
+    queries = {f"{split}{n}": f"how do i  reset {n}" for split, n in [("dev", 0), ("test", 1), ("train", 2)]}
+    qrels = {
+        split: {id: {f"p{id[-1]}": 1} for id in queries if id.startswith(split)} for split in ("dev", "test", "train")
+    }
+    save_collection(tmp_path / "data", corpus, queries, qrels)
+    lines = ["HOW do I reset 0?", "how do i reset 1", "How do I reset 2?", "mama dada", "Mama dada?", "baba"]
+    (tmp_path / "unlabelled.txt").write_text("\n".join(lines))
+    recipe = values("rocketqa", tmp_path / "data", model, tmp_path / "run")
+    recipe |= {
+        "unlabelled": str(tmp_path / "unlabelled.txt"),
+        "generation": {"rank": 20, "above": 0.0},
+        "reranker": str(ranker_folder),
+        "mining": {"k": 20},
+        "denoising": {"negative_below": 0.0, "positive_above": 0.0},
+        **{step: {"epochs": 0} for step in ("step1", "step2", "step3")},
+    }
+    _, folder = stage_of(recipe, "round-trip")
+    kept = set(read_queries(folder / "queries.jsonl").values())
+    assert "How do I reset 3?" in kept
+    assert kept.isdisjoint({"How do I reset 0?", "How do I reset 1?"})
+    _, folder = stage_of(recipe, "pseudo-labels")
+    assert [group.query for group in read_groups(folder / "groups.jsonl")] == ["mama dada", "baba"]
+    outcome = json.loads((folder / "stage.json").read_text())["outcome"]["questions"]
+    reasons = ["the same as a question of dev or test", "the same as a labelled question", "the same as a line before"]
+    assert outcome == {"kept": 2, "dropped": dict(zip(reasons, (2, 1, 1), strict=True))}
+
+
+def test_generated_questions_find_their_way_back_by_the_retriever_alone_and_stay_with_their_passage(
+    small: Path, model: Path, ranker_folder: Path, tmp_path: Path
+) -> None:
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    shutil.copy(small / "corpus.jsonl", corpus)
+    recipe = {
+        **values("rocketqa", corpus, model, tmp_path / "run"),
+        "reranker": str(ranker_folder),
+        "unlabelled": None,
+        "generation": {"rank": 12, "above": 0.0, "dev_share": 0.3},
+        "mining": {"k": 12, "bm25": True},
+    }
+    _, folder = stage_of(recipe, "round-trip")
+    passages = {
+        name: [id for judged in read_qrels(folder / f"{name}.tsv").values() for id in judged]
+        for name in ("train", "dev")
+    }
+    assert set(passages["dev"]).isdisjoint(passages["train"])
+    assert len(set(passages["dev"])) == int(0.3 * len({*passages["dev"], *passages["train"]}))
+    assert len(passages["dev"]) > len(set(passages["dev"])), "passages with two questions"
+    (generated,) = folder.parent.glob("generate-*/queries.jsonl")
+    encoder, texts = DualEncoder.from_pretrained(model, device="cpu"), read_queries(generated)
+    found = retrieve(encoder, dict(read_corpus(corpus / "corpus.jsonl")), texts, 12)
+    expected = {id for id, row in found.items() if id.split("-", 2)[2] in row}
+    assert set(read_queries(folder / "queries.jsonl")) == expected != set(texts)
+
+
+def test_a_passage_without_an_answer_by_the_generator_is_counted_and_the_others_go_on(
+    small: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    silent = itertools.count()
+
+    def answer(messages: list[ChatMessage]) -> str:
+        return "" if next(silent) == 0 else f"What is {messages[-1].text[-20:]}?"
+
+    monkeypatch.setattr(generation, "load_generator", lambda description: MockChatGenerator(response_fn=answer))
+    recipe = values("rocketqa", small, model, tmp_path / "run") | {"generation": {"generator": {"type": "mock"}}}
+    _, folder = stage_of(recipe, "generate")
+    outcome = json.loads((folder / "stage.json").read_text())["outcome"]["questions"]
+    assert outcome == {"kept": 23, "dropped": {"no answer by the generator": 1}}
 
 
 #: Runs a recipe in forks of a process that has imported everything: once to the end, then killed again and again.

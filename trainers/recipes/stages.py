@@ -29,7 +29,7 @@ from rocketqa_haystack.data import (
 from rocketqa_haystack.data.files import atomic_write, read_jsonl, read_lines
 from rocketqa_haystack.encoders import CrossEncoder, DualEncoder
 from rocketqa_haystack.evaluation import BM25, RunFile, fuse, iterate_run, read_run, run_lines
-from trainers.augmentation import Kept, pseudo_label
+from trainers.augmentation import HELD_OUT, Kept, pseudo_label, question_key
 from trainers.calibration import fit_temperature, probabilities
 from trainers.cross_encoder import CrossEncoderTrainer
 from trainers.dual_encoder import DualEncoderTrainer
@@ -93,8 +93,8 @@ class Data(Stage):
 
     def _write(self, folder: Path, run: Run) -> dict[str, Any]:
         queries = read_queries(self.queries.path) if self.queries else {}
-        train = _checked(self.train, queries)
-        dev = _checked(self.dev, queries)
+        train = checked_qrels(self.train, queries)
+        dev = checked_qrels(self.dev, queries)
         if self.generated is not None:
             made = run.of(self.generated)
             queries |= read_queries(made / "queries.jsonl")
@@ -163,7 +163,7 @@ class Asked(Stage):
     def judged(self, run: Run) -> dict[str, Qrels]:
         judged = {"dev": self.data.judged(run)["dev"]}
         if self.queries and self.test:
-            judged["test"] = _checked(self.test, read_queries(self.queries.path))
+            judged["test"] = checked_qrels(self.test, read_queries(self.queries.path))
         return {name: qrels for name, qrels in judged.items() if qrels}
 
     def count(self, sizes: Sizes) -> int:
@@ -457,6 +457,7 @@ class PseudoLabelled(Groups):
 
     questions: Unlabelled
     data: Data
+    asked: Asked
     corpus: File
     mined: Mine
     scores: Score
@@ -473,14 +474,22 @@ class PseudoLabelled(Groups):
 
     def _groups(self, run: Run, kept: Kept) -> Iterator[TrainingGroup]:
         corpus, queries = run_corpus(run, self.corpus), self.questions.sets(run)["unlabelled"]
-        labelled = {text for texts in self.data.sets(run).values() for text in texts.values()}
+        trained, seen = {question_key(text) for text in self.data.sets(run)["train"].values()}, set[str]()
+        measured = {question_key(text) for texts in self.asked.sets(run).values() for text in texts.values()}
         ids, logits = list(corpus), RunFile(self.scores.file(run, "unlabelled"))
         heat = temperature(run, self.calibration)
         for query_id, scores in iterate_run(self.mined.file(run, "unlabelled")):
             ranked, sure = list(scores), probabilities(logits[query_id], heat)
             labels = pseudo_label(ranked, sure, len(ranked), thresholds=self.denoising)
-            if queries[query_id] in labelled:
+            key = question_key(queries[query_id])
+            repeated = key in seen
+            seen.add(key)
+            if key in measured:
+                kept.dropped[HELD_OUT] += 1
+            elif key in trained:
                 kept.dropped["the same as a labelled question"] += 1
+            elif repeated:
+                kept.dropped["the same as a line before"] += 1
             elif labels is None:
                 kept.dropped[f"no candidate above {self.denoising.positive_above:g}"] += 1
             else:
@@ -732,7 +741,12 @@ def _trained(folder: Path) -> dict[str, Any]:
     return {"said": said}
 
 
-def _checked(file: File | None, queries: Mapping[str, str]) -> Qrels:
+def checked_qrels(file: File | None, queries: Mapping[str, str]) -> Qrels:
+    """The judgements of a file, none where there is no file.
+
+    Raises:
+        DataError: A query is not among `queries`.
+    """
     if file is None:
         return {}
     qrels = read_qrels(file.path)
