@@ -37,6 +37,7 @@ from rocketqa_haystack.evaluation import measure, read_run, retrieve
 from trainers import run_recipe
 from trainers.loop import start_accelerator
 from trainers.recipes import RECIPES, RecipeError, generation, make_recipe
+from trainers.recipes.corrections import Doubt, read_corrections, write_doubts
 from trainers.recipes.plan import Stage, ordered
 from trainers.recipes.rocketqa import rocketqa
 from trainers.recipes.rocketqav2 import rocketqav2
@@ -225,7 +226,7 @@ def test_corrected_judgements_change_what_is_trained_on(
 ) -> None:
     recipe, output, _ = v2
     with (output / "judgements.tsv").open(encoding="utf-8") as file:
-        rows = list(csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
+        rows = list(csv.reader(file, dialect="excel-tab"))
     header, doubts = rows[0], rows[1:]
     assert header[:4] == ["query-id", "corpus-id", "label", "probability"]
     train = load_collection(small, "train")
@@ -246,6 +247,30 @@ def test_corrected_judgements_change_what_is_trained_on(
     assert not any(line.startswith("q1\t") for line in lines), "a question without a positive trains nothing"
     assert "q3\tp3\t1" in lines
     assert not any("p9" in line for line in lines if line.startswith("q2"))
+
+
+def test_judgements_to_look_at_are_a_table_for_spreadsheets_and_keep_their_ids(tmp_path: Path) -> None:
+    ids = ["q1", '"q2"', "-3", "'-3", "''=4", "a\tb", "'q", "+", "@x", '"']
+    passage = Passage('"Quoted at the start, and no end', "=HYPERLINK(1)")
+    doubts = [Doubt(id, f"{id}p", 0.99, True, "-1+1", passage) for id in ids]
+    write_doubts(tmp_path / "judgements.tsv", [*doubts, Doubt("q", "p", 0.99, False, "q", Passage("x" * 100_000))])
+    with (tmp_path / "judgements.tsv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file, dialect="excel-tab"))
+    assert len(rows) == len(ids) + 1
+    assert not any(value.startswith(("=", "+", "-", "@")) for row in rows for value in row.values())
+    assert {row["text"] for row in rows[:-1]} == {passage.text}
+    assert len(rows[-1]["text"]) < 32_767, "what a cell holds"
+    read = read_corrections(tmp_path / "judgements.tsv", dict.fromkeys([*ids, "q"], ""))
+    assert list(read) == [(id, f"{id}p", 1) for id in ids]
+
+
+def test_corrections_are_read_from_files_without_quotation_too(tmp_path: Path) -> None:
+    lines = ["query-id\tcorpus-id\tlabel\twhy", 'q1\tp1\t0\t"never closed', "q2\t-2\t1\twhy", 'q3\tp3\t\t"x" y']
+    (tmp_path / "old.tsv").write_text("\n".join(lines))
+    assert list(read_corrections(tmp_path / "old.tsv", {"q1": "", "q2": "", "q3": ""})) == [
+        ("q1", "p1", 0),
+        ("q2", "-2", 1),
+    ]
 
 
 def stage_of(recipe: Values, name: str) -> tuple[Stage, Path]:
