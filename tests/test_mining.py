@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from accelerate import Accelerator
 
 from rocketqa_haystack import CrossEncoder, DualEncoder, Passage
@@ -85,6 +86,34 @@ def test_what_is_there_is_not_made_again_and_what_is_missing_is(accelerator: Acc
     assert made == [0, 1, 2, 2, 3]
     assert [part.read_text() for part in parts] == ["0", "1", "2", "3"]
     assert not list(tmp_path.glob("*.unfinished"))
+
+
+def test_vectors_of_another_corpus_or_model_are_not_mixed_in(
+    mined: Path, encoder: DualEncoder, encoder_folder: Path, collection: Collection, accelerator: Accelerator
+) -> None:
+    folder, corpus = mined.with_name("vectors"), dict(collection.corpus)
+    (folder / "000001.npy").unlink()
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    other = DualEncoder.from_pretrained(encoder_folder, device="cpu", dtype="float32")
+    with torch.no_grad():
+        next(other.model.parameters()).add_(1)
+    shorter = DualEncoder.from_pretrained(encoder_folder, device="cpu", dtype="float32")
+    shorter.change_settings(passage_max_length=5)
+    for model, passages in [
+        (encoder, dict(list(corpus.items())[:5])),
+        (encoder, {**corpus, "p3": Passage("another")}),
+        (encoder, dict(reversed(corpus.items()))),
+        (other, corpus),
+        (shorter, corpus),
+    ]:
+        with pytest.raises(DataError, match="vectors has vectors of another corpus or model"):
+            encode_corpus(model, passages, folder, accelerator=accelerator)
+        assert {path: path.read_bytes() for path in folder.iterdir()} == before
+    encode_corpus(encoder, corpus, folder, accelerator=accelerator)
+    assert (folder / "000001.npy").is_file()
+    (folder / "vectors.json").unlink()
+    with pytest.raises(DataError, match="vectors has vectors of another corpus or model"):
+        encode_corpus(encoder, corpus, folder, accelerator=accelerator)
 
 
 def test_candidates_of_several_sources_are_fused_and_other_runs_are_checked(
