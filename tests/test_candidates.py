@@ -1,5 +1,7 @@
 """Sampling from candidates, calibration, pseudo-labels, generated questions: what may never happen, and what must."""
 
+# ruff: noqa: RUF001 - Chinese has punctuation of its own
+
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -7,7 +9,8 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 from haystack.components.generators.chat import MockChatGenerator
-from hypothesis import given
+from haystack.dataclasses import ChatMessage
+from hypothesis import example, given
 from hypothesis import strategies as st
 from scipy.special import expit
 from torch.nn import Identity
@@ -20,6 +23,7 @@ from trainers.augmentation import (
     different_questions,
     llm_questions,
     pseudo_label,
+    question_key,
     round_trip,
     salient_questions,
 )
@@ -42,15 +46,16 @@ known_ids = st.sets(st.sampled_from(IDS), max_size=12)
 scores = st.fixed_dictionaries({id: st.floats(0, 1) for id in IDS})
 some_scores = st.dictionaries(st.sampled_from(IDS), st.floats(0, 1))
 seeds = st.integers(0, 2**64 - 1)
-counts, ranks = st.integers(0, 30), st.integers(1, 50)
+counts, ranks = st.integers(-20, 30), st.integers(1, 50)  # a stage may ask for fewer than none
 
 
+@example(set(IDS[:10]), -2, 0, IDS[:20])
 @given(known_ids, counts, seeds, st.sampled_from([IDS, IDS[:20], [f"x{n}" for n in range(500)]]))
 def test_random_negatives_are_new_different_and_as_many_as_asked(
     known: set[str], count: int, seed: int, corpus: list[str]
 ) -> None:
     drawn = random_negatives(corpus, known, count, seed)
-    assert len(drawn) == len(set(drawn)) == min(count, len(set(corpus) - known))
+    assert len(drawn) == len(set(drawn)) == min(max(0, count), len(set(corpus) - known))
     assert set(drawn) <= set(corpus) - known
     assert drawn == random_negatives(corpus, known, count, seed)
 
@@ -60,7 +65,7 @@ def test_undenoised_negatives_are_of_the_top_k_and_no_known_positive(
     ranked: list[str], known: set[str], count: int, k: int, seed: int
 ) -> None:
     drawn = undenoised_negatives(ranked, known, count, k, seed)
-    assert len(drawn) == len(set(drawn)) == min(count, len(set(ranked[:k]) - known))
+    assert len(drawn) == len(set(drawn)) == min(max(0, count), len(set(ranked[:k]) - known))
     assert set(drawn) <= set(ranked[:k]) - known
     assert drawn == undenoised_negatives(ranked, known, count, k, seed)
 
@@ -76,9 +81,22 @@ def test_denoised_negatives_are_below_the_threshold_or_from_beyond_rank_k(
     assert len(drawn) == len(set(drawn))
     assert not set(drawn) & known
     assert set(drawn) & top <= eligible
-    assert len(set(drawn) & top) == min(count, len(eligible))
-    assert len(drawn) == min(count, len(eligible) + len(set(IDS) - top - known))
+    assert len(set(drawn) & top) == min(max(0, count), len(eligible))
+    assert len(drawn) == min(max(0, count), len(eligible) + len(set(IDS) - top - known))
     assert drawn == denoised_negatives(ranked, sure, known, count, k, seed, thresholds=thresholds, beyond=IDS)
+
+
+@given(rankings, some_scores, known_ids, known_ids, counts, ranks, seeds)
+def test_what_a_person_has_judged_wrong_is_a_negative_before_all_others(
+    ranked: list[str], sure: Mapping[str, float], judged: set[str], known: set[str], count: int, k: int, seed: int
+) -> None:
+    drawn = denoised_negatives(ranked, sure, known, count, k, seed, judged=sorted(judged), beyond=IDS)
+    assert len(drawn) == len(set(drawn))
+    assert not set(drawn) & known
+    assert set(drawn[: len(judged - known)]) <= judged
+    assert len(set(drawn) & judged) == min(max(0, count), len(judged - known))
+    others = denoised_negatives(ranked, sure, {*known, *judged}, count, k, seed)
+    assert len(drawn) >= min(max(0, count), len(judged - known) + len(others))
 
 
 @given(rankings, scores, known_ids, counts, ranks, seeds, st.floats(0, 1), st.floats(0, 1))
@@ -194,9 +212,53 @@ def test_a_pseudo_label_is_the_best_sure_passage_and_the_sure_negatives(
 
 def test_questions_come_from_any_chat_generator_one_on_a_line() -> None:
     generator = MockChatGenerator('1. Who wrote it?\n\n- When was it "written"?\n3) Why?\n4) More?')
-    assert llm_questions(generator, 3)([Passage("text", "title")]) == [
-        ["Who wrote it?", 'When was it "written"?', "Why?"]
-    ]
+    (made,) = llm_questions(generator, 3)([Passage("text", "title")])
+    assert made.questions == ["Who wrote it?", 'When was it "written"?', "Why?"]
+    assert made.dropped == {"more than were asked for": 1}
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("How do I  reset it?", "how do I reset it", True),
+        ("\uff37\uff28\uff39\uff1f", "why ?!", True),
+        ("如何重置？", "如何重置。", True),
+        ("What is C#?", "What is C?", False),
+        ("What is C++?", "What is C?", False),
+        ("where", "here", False),
+    ],
+)
+def test_questions_are_the_same_whatever_their_case_spaces_and_ends(one: str, other: str, same: bool) -> None:
+    assert (question_key(one) == question_key(other)) == same
+
+
+@pytest.mark.parametrize(
+    ("reply", "questions", "dropped"),
+    [
+        ("Sure! Here are 2 questions:\n\n1. What is X?\n2. How is X made?\nMore?", ["What is X?", "How is X made?"],
+         {"no question in form": 1, "more than were asked for": 1}),
+        ("Here you go.\n* **What is X?**", ["What is X?"], {"no question in form": 1}),
+        ("好的，以下是问题：\n1. 如何重置我的密码？\n2. 手机无法开机？", ["如何重置我的密码？", "手机无法开机？"],
+         {"no question in form": 1}),
+        ("Queries:\nreset password\nforgotten password", ["reset password", "forgotten password"],
+         {"no question in form": 1}),
+        ("2.4 GHz wifi: how is it enabled?\n-40 degrees: does it work?", ["2.4 GHz wifi: how is it enabled?",
+         "-40 degrees: does it work?"], {}),
+        ("10:30 alarm, how is it set?", ["10:30 alarm, how is it set?"], {}),
+        (" \n", [], {"no answer by the generator": 1}),
+        (None, [], {"no answer by the generator": 1}),
+    ],
+)  # fmt: skip
+def test_of_an_answer_its_questions_are_taken_as_they_are_and_the_rest_is_counted(
+    reply: str | None, questions: list[str], dropped: dict[str, int]
+) -> None:
+    class Generator:
+        def run(self, messages: list[ChatMessage]) -> dict[str, list[ChatMessage]]:
+            return {"replies": [] if reply is None else [ChatMessage.from_assistant(reply)]}
+
+    (made,) = llm_questions(Generator(), 2)([Passage("text")])  # type: ignore[arg-type]
+    assert made.questions == questions
+    assert made.dropped == dropped
 
 
 def test_questions_without_a_language_model_are_the_title_and_the_words_that_tell_most() -> None:
@@ -209,29 +271,51 @@ def test_questions_without_a_language_model_are_the_title_and_the_words_that_tel
         Passage("", ""),
     ]
     maker = salient_questions(WordFrequencies.of(corpus), 2)
-    made = maker(corpus)
+    made = [one.questions for one in maker(corpus)]
     assert made[0][0] == "Replacing batteries"
     assert {"alkaline", "battery", "replace"} <= set(made[0][1].split())
     assert all(len(queries) <= 2 for queries in made)
     assert made[3] == []
-    assert made == maker(corpus)
+    assert made == [one.questions for one in maker(corpus)]
+
+
+def test_questions_without_a_language_model_are_made_of_scripts_without_spaces_too() -> None:
+    corpus = [
+        Passage("长按电源键十秒可以重新启动手机。如果仍然无法开机，请连接充电器。", "重新启动"),
+        Passage("手机可以连接充电器。手机可以开机。", ""),
+    ]
+    (first, second) = (made.questions for made in salient_questions(WordFrequencies.of(corpus), 3)(corpus))
+    assert first[0] == "重新启动"
+    assert len(first) == 3, "the title and each of the two sentences"
+    for query in first[1:]:
+        assert len(query.split()) <= 2, "characters of the title and of the sentence, without spaces in them"
+        assert set(query) - {" "} <= set(corpus[0].title + corpus[0].text)
+    assert second
+    asked = [GeneratedQuestion("a", "如何重置我的密码？", "p1"), GeneratedQuestion("b", "パスワードは？", "p2")]
+    assert different_questions(asked)[0] == asked
 
 
 def test_only_questions_that_find_their_way_back_are_kept_and_the_others_are_counted() -> None:
-    asked = [
-        GeneratedQuestion(f"g{n}", text, f"p{n}") for n, text in enumerate(["a b", "c d", "e f", "g", "i j", "I J"])
-    ]
-    assert [GeneratedQuestion.parse(question.line()) for question in asked] == asked
+    texts = ["a b", "c d", "e f", "g", "i j", "I  J?", "A B.", "k l"]
+    passages = ["p0", "p1", "p2", "p3", "p4", "p5", "p0", "p7"]
+    asked = [GeneratedQuestion(f"g{n}", text, id) for n, (text, id) in enumerate(zip(texts, passages, strict=True))]
     different, kept = different_questions(asked)
-    assert [question.id for question in different] == ["g0", "g1", "g2"]
+    assert [question.id for question in different] == ["g0", "g1", "g2", "g7"]
     assert kept.as_dict() == {
-        "kept": 3, "dropped": {"too short": 1, "the same question for several passages": 2}
-    }  # fmt: skip
-    run = {"g0": {"p0": 3.0, "p9": 2.0}, "g1": {"p9": 3.0, "p8": 2.0, "p1": 1.0}, "g2": {"p2": 1.0}}
-    sure = {"g0": {"p0": 0.8}, "g1": {"p1": 0.9}, "g2": {"p2": 0.2}}
-    questions, kept = round_trip(different, run, sure, rank=2, above=0.5)
+        "kept": 4,
+        "dropped": {
+            "too short": 1,
+            "the same question for several passages": 2,
+            "the same question again for its passage": 1,
+        },
+    }
+    run = {"g0": {"p0": 3.0, "p9": 2.0}, "g1": {"p9": 3.0, "p8": 2.0, "p1": 1.0}, "g2": {"p2": 1.0}, "g7": {"p7": 1.0}}
+    sure = {"g0": {"p0": 0.8}, "g1": {"p1": 0.9}, "g2": {"p2": 0.2}, "g7": {"p7": 0.9}}
+    held_out = {question_key("K  L?")}
+    questions, kept = round_trip(different, run, sure, rank=2, above=0.5, held_out=held_out)
     assert [question.id for question in questions] == ["g0"]
     assert kept.kept == 1
-    assert sorted(kept.dropped.values()) == [1, 1]
+    assert sorted(kept.dropped.values()) == [1, 1, 1]
+    assert kept.dropped["the same as a question of dev or test"] == 1
     assert "1 dropped: the re-ranker gives the passage less than 0.5" in str(kept)
-    assert [q.id for q in round_trip(different, run, None, rank=2, above=0.5)[0]] == ["g0", "g2"]
+    assert [q.id for q in round_trip(different, run, None, rank=2, above=0.5)[0]] == ["g0", "g2", "g7"]

@@ -37,6 +37,11 @@ def test_bm25_stems_and_ranks_by_rare_words() -> None:
     assert run["q3"] == {}
 
 
+@pytest.mark.parametrize("corpus", [{}, {"a": Passage("")}, {"a": Passage("the of"), "b": Passage("", "And")}])
+def test_bm25_finds_nothing_in_a_corpus_without_words(corpus: dict[str, Passage]) -> None:
+    assert BM25(corpus).search({"q1": "the", "q2": "cat"}, k=3) == {"q1": {}, "q2": {}}
+
+
 def test_bm25_finds_the_passages_whose_words_are_asked_for(collection: Collection) -> None:
     run = BM25(collection.corpus).search(collection.queries, k=10)
     assert measure(run, collection.qrels, ["RR@10"])["RR@10"] > 0.8

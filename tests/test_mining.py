@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from accelerate import Accelerator
 
 from rocketqa_haystack import CrossEncoder, DualEncoder, Passage
@@ -84,6 +86,34 @@ def test_what_is_there_is_not_made_again_and_what_is_missing_is(accelerator: Acc
     assert made == [0, 1, 2, 2, 3]
     assert [part.read_text() for part in parts] == ["0", "1", "2", "3"]
     assert not list(tmp_path.glob("*.unfinished"))
+
+
+def test_vectors_of_another_corpus_or_model_are_not_mixed_in(
+    mined: Path, encoder: DualEncoder, encoder_folder: Path, collection: Collection, accelerator: Accelerator
+) -> None:
+    folder, corpus = mined.with_name("vectors"), dict(collection.corpus)
+    (folder / "000001.npy").unlink()
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    other = DualEncoder.from_pretrained(encoder_folder, device="cpu", dtype="float32")
+    with torch.no_grad():
+        next(other.model.parameters()).add_(1)
+    shorter = DualEncoder.from_pretrained(encoder_folder, device="cpu", dtype="float32")
+    shorter.change_settings(passage_max_length=5)
+    for model, passages in [
+        (encoder, dict(list(corpus.items())[:5])),
+        (encoder, {**corpus, "p3": Passage("another")}),
+        (encoder, dict(reversed(corpus.items()))),
+        (other, corpus),
+        (shorter, corpus),
+    ]:
+        with pytest.raises(DataError, match="vectors has vectors of another corpus or model"):
+            encode_corpus(model, passages, folder, accelerator=accelerator)
+        assert {path: path.read_bytes() for path in folder.iterdir()} == before
+    encode_corpus(encoder, corpus, folder, accelerator=accelerator)
+    assert (folder / "000001.npy").is_file()
+    (folder / "vectors.json").unlink()
+    with pytest.raises(DataError, match="vectors has vectors of another corpus or model"):
+        encode_corpus(encoder, corpus, folder, accelerator=accelerator)
 
 
 def test_candidates_of_several_sources_are_fused_and_other_runs_are_checked(
@@ -194,9 +224,38 @@ def test_a_run_on_disk_is_the_one_in_memory(mined: Path) -> None:
     (mined.parent / "apart.trec").write_text("q Q0 a 1 2.0 x\nr Q0 a 1 2.0 x\nq Q0 b 2 1.0 x\n")
     with pytest.raises(DataError, match=r"line 3: the lines of query 'q' do not stand together"):
         RunFile(mined.parent / "apart.trec")
-    (mined.parent / "bad.trec").write_text("q Q0 a 1 2.0 x\nq Q0 a 1 high x\n")
-    with pytest.raises(DataError, match=r"line 2: the score must be a number, not 'high'"):
-        RunFile(mined.parent / "bad.trec")["q"]
+
+
+LINE = b"q Q0 a 1 2.0 x\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (LINE + b"q Q0 a 1 high x\n", "line 2: the score must be a finite number, not 'high'"),
+        (LINE + b"q Q0 a 1 nan x\n", "line 2: the score must be a finite number, not 'nan'"),
+        (b"q Q0 a 1 -inf x\n", "line 1: the score must be a finite number, not '-inf'"),
+        (b'{"q": {"a": 3.0}}\n', "line 1: expected 6 columns of a TREC run, found 3"),
+        (b"\n" + LINE + b"q a 2.0\n", "line 3: expected 6 columns of a TREC run, found 3"),
+        (b"q Q0 \xff 1 2.0 x\n", "line 1: not UTF-8 text"),
+        (gzip.compress(LINE, mtime=0), "packed by gzip"),
+    ],
+)
+def test_candidates_are_not_taken_from_a_file_that_is_no_run(content: bytes, reason: str, tmp_path: Path) -> None:
+    path = tmp_path / "run.trec"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=f"run.trec.*{reason}"):
+        run_search(path, {"a"}, 5)
+    if "gzip" not in reason:
+        with pytest.raises(DataError, match=f"run.trec.*{reason}"):
+            read_run(path)
+
+
+def test_a_run_on_disk_may_have_blank_lines_and_a_byte_order_mark(tmp_path: Path) -> None:
+    (tmp_path / "run.trec").write_bytes(
+        b"\xef\xbb\xbf" + LINE + b"\n" + LINE.replace(b"a", b"b") + b"\n" + LINE.replace(b"q", b"r")
+    )
+    assert dict(RunFile(tmp_path / "run.trec")) == {"q": {"a": 2.0, "b": 2.0}, "r": {"a": 2.0}}
 
 
 def test_fusion_adds_reciprocal_ranks() -> None:

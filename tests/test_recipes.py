@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import os
 import shutil
@@ -17,16 +18,28 @@ import pytest
 import torch
 import yaml
 from haystack import Pipeline
+from haystack.components.generators.chat import MockChatGenerator
+from haystack.dataclasses import ChatMessage
 from safetensors.torch import load_file
 
 from rocketqa_haystack import DualEncoder, FAISSDocumentStore
 from rocketqa_haystack.cli.main import main
-from rocketqa_haystack.data import DataError, load_collection, save_collection
-from rocketqa_haystack.evaluation import measure, read_run
+from rocketqa_haystack.data import (
+    DataError,
+    Passage,
+    load_collection,
+    read_corpus,
+    read_groups,
+    read_qrels,
+    read_queries,
+    save_collection,
+)
+from rocketqa_haystack.evaluation import measure, read_run, retrieve
 from trainers import run_recipe
 from trainers.loop import start_accelerator
-from trainers.recipes import RecipeError, make_recipe
-from trainers.recipes.plan import ordered
+from trainers.recipes import RECIPES, RecipeError, generation, make_recipe
+from trainers.recipes.corrections import Doubt, read_corrections, write_doubts
+from trainers.recipes.plan import Stage, ordered
 from trainers.recipes.rocketqa import rocketqa
 from trainers.recipes.rocketqav2 import rocketqav2
 from trainers.recipes.run import run_stages
@@ -276,12 +289,25 @@ def test_the_status_of_a_run_has_its_stages_and_their_outcomes(
     assert text.endswith("not running\n")
 
 
+@pytest.mark.parametrize(
+    "plan", ["[]", '{"a": 1}', "[1]", '[{"name": "x"}]', '[{"name": 1, "folder": 2}]', "[{", "\xff"]
+)
+def test_the_status_of_a_damaged_run_names_the_file(
+    plan: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "plan.json").write_text(plan, encoding="latin-1")
+    assert main(["status", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert f"{tmp_path / 'plan.json'}: not a plan that `rocketqa run` wrote" in error
+    assert error.count("\n") == 1
+
+
 def test_corrected_judgements_change_what_is_trained_on(
     v2: tuple[Values, Path, Mapping[str, Any]], small: Path, model: Path, tmp_path: Path
 ) -> None:
     recipe, output, _ = v2
     with (output / "judgements.tsv").open(encoding="utf-8") as file:
-        rows = list(csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
+        rows = list(csv.reader(file, dialect="excel-tab"))
     header, doubts = rows[0], rows[1:]
     assert header[:4] == ["query-id", "corpus-id", "label", "probability"]
     train = load_collection(small, "train")
@@ -302,6 +328,69 @@ def test_corrected_judgements_change_what_is_trained_on(
     assert not any(line.startswith("q1\t") for line in lines), "a question without a positive trains nothing"
     assert "q3\tp3\t1" in lines
     assert not any("p9" in line for line in lines if line.startswith("q2"))
+
+
+def test_judgements_to_look_at_are_a_table_for_spreadsheets_and_keep_their_ids(tmp_path: Path) -> None:
+    ids = ["q1", '"q2"', "-3", "'-3", "''=4", "a\tb", "'q", "+", "@x", '"']
+    passage = Passage('"Quoted at the start, and no end', "=HYPERLINK(1)")
+    doubts = [Doubt(id, f"{id}p", 0.99, True, "-1+1", passage) for id in ids]
+    write_doubts(tmp_path / "judgements.tsv", [*doubts, Doubt("q", "p", 0.99, False, "q", Passage("x" * 100_000))])
+    with (tmp_path / "judgements.tsv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file, dialect="excel-tab"))
+    assert len(rows) == len(ids) + 1
+    assert not any(value.startswith(("=", "+", "-", "@")) for row in rows for value in row.values())
+    assert {row["text"] for row in rows[:-1]} == {passage.text}
+    assert len(rows[-1]["text"]) < 32_767, "what a cell holds"
+    read = read_corrections(tmp_path / "judgements.tsv", dict.fromkeys([*ids, "q"], ""))
+    assert list(read) == [(id, f"{id}p", 1) for id in ids]
+
+
+def test_corrections_are_read_from_files_without_quotation_too(tmp_path: Path) -> None:
+    lines = ["query-id\tcorpus-id\tlabel\twhy", 'q1\tp1\t0\t"never closed', "q2\t-2\t1\twhy", 'q3\tp3\t\t"x" y']
+    (tmp_path / "old.tsv").write_text("\n".join(lines))
+    assert list(read_corrections(tmp_path / "old.tsv", {"q1": "", "q2": "", "q3": ""})) == [
+        ("q1", "p1", 0),
+        ("q2", "-2", 1),
+    ]
+
+
+def stage_of(recipe: Values, name: str) -> tuple[Stage, Path]:
+    """Runs a recipe as far as the stage of this name: the stage and its folder."""
+    made = make_recipe(recipe)
+    stage = next(stage for stage in ordered(RECIPES[made.recipe](made)) if stage.name == name)
+    run = run_stages(made, stage, accelerator=start_accelerator(), show_progress=False)
+    return stage, run.of(stage)
+
+
+def test_undenoised_negatives_are_candidates_and_nothing_else_where_those_are_enough(
+    small: Path, model: Path, tmp_path: Path
+) -> None:
+    recipe = values("rocketqa", small, model, tmp_path / "run")
+    recipe |= {"step1": {"epochs": 0}, "step2": {**recipe["step2"], "negatives": 6}}
+    _, folder = stage_of(recipe, "undenoised")
+    (mined,), train = folder.parent.glob("mine-1-*/train.trec"), load_collection(small, "train")
+    for group in read_groups(folder / "groups.jsonl"):
+        candidates = set(read_run(mined)[group.query_id]) - set(train.qrels[group.query_id])
+        assert sorted(group.negative_ids) == sorted(candidates)
+
+
+def test_what_a_person_judged_wrong_is_a_negative_wherever_it_ranks(
+    small: Path, model: Path, ranker_folder: Path, tmp_path: Path
+) -> None:
+    untrained = {"reranker": str(ranker_folder), "step1": {"epochs": 0}, "step2": {"epochs": 0}, "mining": {"k": 3}}
+    recipe = {**values("rocketqa", small, model, tmp_path / "run"), **untrained}
+    recipe["denoising"] = {"negative_below": 0.0, "positive_above": 1.0, "negatives": 2}
+    _, folder = stage_of(recipe, "mine-1")
+    candidates = list(read_run(folder / "train.trec")["q0"])
+    judged = [
+        next(id for id in candidates if id != "p0"),
+        next(f"p{n}" for n in range(1, 24) if f"p{n}" not in candidates),
+    ]
+    (tmp_path / "corrected.tsv").write_text("query-id\tcorpus-id\tlabel\n" + "".join(f"q0\t{id}\t0\n" for id in judged))
+    _, folder = stage_of({**recipe, "judgements": str(tmp_path / "corrected.tsv")}, "denoised")
+    groups = {group.query_id: group for group in read_groups(folder / "groups.jsonl")}
+    assert set(groups["q0"].negative_ids) == set(judged)
+    assert {len(group.negative_ids) for group in groups.values()} == {2}
 
 
 @pytest.mark.parametrize(
@@ -375,6 +464,80 @@ def test_a_corpus_alone_is_enough(model: Path, small: Path, tmp_path: Path) -> N
     assert kept["kept"] + sum(kept["dropped"].values()) == made["kept"]
     assert "reranker-generated" in records, "a re-ranker that cannot rank yet is trained before it is asked"
     assert (tmp_path / "run" / "pipeline.yaml").is_file()
+
+
+def test_nothing_that_is_measured_is_generated_or_pseudo_labelled(
+    model: Path, ranker_folder: Path, tmp_path: Path
+) -> None:
+    corpus = {f"p{n}": Passage(f"press {n} mama. wait for lamp {n}.", f"How do I reset {n}?") for n in range(20)}
+    queries = {f"{split}{n}": f"how do i  reset {n}" for split, n in [("dev", 0), ("test", 1), ("train", 2)]}
+    qrels = {
+        split: {id: {f"p{id[-1]}": 1} for id in queries if id.startswith(split)} for split in ("dev", "test", "train")
+    }
+    save_collection(tmp_path / "data", corpus, queries, qrels)
+    lines = ["HOW do I reset 0?", "how do i reset 1", "How do I reset 2?", "mama dada", "Mama dada?", "baba"]
+    (tmp_path / "unlabelled.txt").write_text("\n".join(lines))
+    recipe = values("rocketqa", tmp_path / "data", model, tmp_path / "run")
+    recipe |= {
+        "unlabelled": str(tmp_path / "unlabelled.txt"),
+        "generation": {"rank": 20, "above": 0.0},
+        "reranker": str(ranker_folder),
+        "mining": {"k": 20},
+        "denoising": {"negative_below": 0.0, "positive_above": 0.0},
+        **{step: {"epochs": 0} for step in ("step1", "step2", "step3")},
+    }
+    _, folder = stage_of(recipe, "round-trip")
+    kept = set(read_queries(folder / "queries.jsonl").values())
+    assert "How do I reset 3?" in kept
+    assert kept.isdisjoint({"How do I reset 0?", "How do I reset 1?"})
+    _, folder = stage_of(recipe, "pseudo-labels")
+    assert [group.query for group in read_groups(folder / "groups.jsonl")] == ["mama dada", "baba"]
+    outcome = json.loads((folder / "stage.json").read_text())["outcome"]["questions"]
+    reasons = ["the same as a question of dev or test", "the same as a labelled question", "the same as a line before"]
+    assert outcome == {"kept": 2, "dropped": dict(zip(reasons, (2, 1, 1), strict=True))}
+
+
+def test_generated_questions_find_their_way_back_by_the_retriever_alone_and_stay_with_their_passage(
+    small: Path, model: Path, ranker_folder: Path, tmp_path: Path
+) -> None:
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    shutil.copy(small / "corpus.jsonl", corpus)
+    recipe = {
+        **values("rocketqa", corpus, model, tmp_path / "run"),
+        "reranker": str(ranker_folder),
+        "unlabelled": None,
+        "generation": {"rank": 12, "above": 0.0, "dev_share": 0.3},
+        "mining": {"k": 12, "bm25": True},
+    }
+    _, folder = stage_of(recipe, "round-trip")
+    passages = {
+        name: [id for judged in read_qrels(folder / f"{name}.tsv").values() for id in judged]
+        for name in ("train", "dev")
+    }
+    assert set(passages["dev"]).isdisjoint(passages["train"])
+    assert len(set(passages["dev"])) == int(0.3 * len({*passages["dev"], *passages["train"]}))
+    assert len(passages["dev"]) > len(set(passages["dev"])), "passages with two questions"
+    (generated,) = folder.parent.glob("generate-*/queries.jsonl")
+    encoder, texts = DualEncoder.from_pretrained(model, device="cpu"), read_queries(generated)
+    found = retrieve(encoder, dict(read_corpus(corpus / "corpus.jsonl")), texts, 12)
+    expected = {id for id, row in found.items() if id.split("-", 2)[2] in row}
+    assert set(read_queries(folder / "queries.jsonl")) == expected != set(texts)
+
+
+def test_a_passage_without_an_answer_by_the_generator_is_counted_and_the_others_go_on(
+    small: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    silent = itertools.count()
+
+    def answer(messages: list[ChatMessage]) -> str:
+        return "" if next(silent) == 0 else f"What is {messages[-1].text[-20:]}?"
+
+    monkeypatch.setattr(generation, "load_generator", lambda description: MockChatGenerator(response_fn=answer))
+    recipe = values("rocketqa", small, model, tmp_path / "run") | {"generation": {"generator": {"type": "mock"}}}
+    _, folder = stage_of(recipe, "generate")
+    outcome = json.loads((folder / "stage.json").read_text())["outcome"]["questions"]
+    assert outcome == {"kept": 23, "dropped": {"no answer by the generator": 1}}
 
 
 #: Runs a recipe in forks of a process that has imported everything: once to the end, then killed again and again.

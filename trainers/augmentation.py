@@ -7,11 +7,11 @@ if the retriever finds that passage again and the re-ranker agrees (round-trip c
 
 from __future__ import annotations
 
-import json
 import math
 import re
+import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -26,6 +26,10 @@ PROMPT = (
     "passage, and do not copy its sentences. Answer with one question on each line and nothing else.\n\n"
     "Title: {title}\nPassage: {text}"
 )
+
+
+#: Why a question is dropped that models are measured on.
+HELD_OUT = "the same as a question of dev or test"
 
 
 @dataclass(frozen=True)
@@ -74,12 +78,23 @@ class Kept:
         return f"{self.kept:,} kept{reasons}"
 
 
-#: Makes questions for some passages: a list for each of them.
-QuestionMaker = Callable[[Sequence[Passage]], list[list[str]]]
+@dataclass
+class Made:
+    """The questions that were made for one passage, and how much was left out for each reason."""
+
+    questions: list[str]
+    dropped: Counter[str] = field(default_factory=Counter)
+
+
+#: Makes questions for some passages: what is made for each of them.
+QuestionMaker = Callable[[Sequence[Passage]], list[Made]]
 
 
 def llm_questions(generator: ChatGenerator, count: int, prompt: str = PROMPT) -> QuestionMaker:
-    """Questions by a language model.
+    """Questions by a language model, one on each line of its answer.
+
+    Lines that end in a question mark are questions, and where there are none, all that do not end in a colon: models
+    like to say what they will do now. The mark of a list before a question is taken off.
 
     Args:
         generator: Any Haystack ChatGenerator.
@@ -91,15 +106,30 @@ def llm_questions(generator: ChatGenerator, count: int, prompt: str = PROMPT) ->
     if hasattr(generator, "warm_up"):
         generator.warm_up()
 
-    def make(passages: Sequence[Passage]) -> list[list[str]]:
-        made = []
-        for passage in passages:
-            text = prompt.format(count=count, title=passage.title, text=passage.text)
-            reply = generator.run(messages=[ChatMessage.from_user(text)])["replies"][0].text or ""
-            made.append([line for line in map(_without_number, reply.splitlines()) if line][:count])
-        return made
+    def make(passage: Passage) -> Made:
+        text = prompt.format(count=count, title=passage.title, text=passage.text)
+        replies = generator.run(messages=[ChatMessage.from_user(text)])["replies"]
+        return _answered((replies[0].text or "") if replies else "", count)
 
-    return make
+    return lambda passages: [make(passage) for passage in passages]
+
+
+def _answered(reply: str, count: int) -> Made:
+    lines = [line for line in map(_without_mark, reply.splitlines()) if line]
+    if not lines:
+        return Made([], Counter({"no answer by the generator": 1}))
+    asked = [line for line in lines if line.endswith(_QUESTION_MARKS)]
+    asked = asked or [line for line in lines if not line.endswith(_COLONS)]
+    left_out = {"no question in form": len(lines) - len(asked), "more than were asked for": len(asked) - count}
+    return Made(asked[:count], Counter({reason: lines for reason, lines in left_out.items() if lines > 0}))
+
+
+#: Also Chinese, Arabic and Greek.
+_QUESTION_MARKS, _COLONS = ("?", "\uff1f", "\u061f", ";", "\u037e"), (":", "\uff1a")
+
+
+def _without_mark(line: str) -> str:
+    return re.sub(r"^\s*(?:[-*\u2022]|\(?\d+[.):])\s+", "", line).strip(' \t"*\u201c\u201d')
 
 
 def salient_questions(frequencies: WordFrequencies, count: int) -> QuestionMaker:
@@ -112,7 +142,7 @@ def salient_questions(frequencies: WordFrequencies, count: int) -> QuestionMaker
         frequencies: Of the corpus's words.
         count: Queries for each passage.
     """
-    return lambda passages: [_salient(passage, frequencies, count) for passage in passages]
+    return lambda passages: [Made(_salient(passage, frequencies, count)) for passage in passages]
 
 
 @dataclass
@@ -155,16 +185,31 @@ def _salient(passage: Passage, frequencies: WordFrequencies, count: int) -> list
         chosen = [word for word in dict.fromkeys(words) if word in rarest]
         about = [word for word in dict.fromkeys(_words(passage.title)) if word not in chosen]
         if len(chosen) > 2:
-            queries.append(" ".join([*about[:3], *chosen]))
+            queries.append(f"{_joined(about[:3])} {_joined(chosen)}".strip())
     return list(dict.fromkeys(queries))[:count]
 
 
+#: Thai, Lao, Burmese, Khmer, Japanese and Chinese: scripts that have no spaces between words.
+_UNSPACED = (
+    "\u0e01-\u0edf\u1000-\u104f\u1780-\u17d3\u3005-\u3007\u3041-\u3096\u30a1-\u30fa\u30fc\u3400-\u4dbf\u4e00-\u9fff"
+    "\uf900-\ufaff\U00020000-\U000323af"
+)
+_WORD = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+")
+_TOUCHING = re.compile(rf"(?<=[{_UNSPACED}]) (?=[{_UNSPACED}])")
+
+
 def _words(text: str) -> list[str]:
-    return re.findall(r"\w+", text.lower())
+    """The words of a text; of scripts without spaces, each character is one."""
+    return _WORD.findall(text.lower())
 
 
-def _without_number(line: str) -> str:
-    return re.sub(r"^\s*(?:[-*•]|\(?\d+[.):])\s*", "", line).strip().strip('"').strip()
+def _joined(words: Iterable[str]) -> str:
+    return _TOUCHING.sub("", " ".join(words))
+
+
+def question_key(text: str) -> str:
+    """The same for questions that differ in case, white space and punctuation at their end only."""
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split()).rstrip(" .?!\u2026\u3002\u061f;:,\"'")
 
 
 @dataclass(frozen=True)
@@ -175,31 +220,27 @@ class GeneratedQuestion:
     text: str
     passage_id: str
 
-    def line(self) -> str:
-        """As a line of JSON."""
-        return json.dumps({"_id": self.id, "text": self.text, "passage": self.passage_id}, ensure_ascii=False) + "\n"
-
-    @classmethod
-    def parse(cls, line: str) -> GeneratedQuestion:
-        """The question on a line that `line` made."""
-        record = json.loads(line)
-        return cls(record["_id"], record["text"], record["passage"])
-
 
 def different_questions(questions: Iterable[GeneratedQuestion]) -> tuple[list[GeneratedQuestion], Kept]:
-    """The questions that are not empty and whose text only one passage gave."""
+    """The questions that are not empty, each once, and whose text (by `question_key`) only one passage gave."""
     questions = list(questions)
-    texts = Counter(question.text.lower() for question in questions)
-    kept, result = [], Kept()
+    passages: dict[str, set[str]] = {}
     for question in questions:
+        passages.setdefault(question_key(question.text), set()).add(question.passage_id)
+    kept: dict[str, GeneratedQuestion] = {}
+    result = Kept()
+    for question in questions:
+        key = question_key(question.text)
         if len(_words(question.text)) < 2:
             result.dropped["too short"] += 1
-        elif texts[question.text.lower()] > 1:
+        elif len(passages[key]) > 1:
             result.dropped["the same question for several passages"] += 1
+        elif key in kept:
+            result.dropped["the same question again for its passage"] += 1
         else:
-            kept.append(question)
+            kept[key] = question
     result.kept = len(kept)
-    return kept, result
+    return list(kept.values()), result
 
 
 def round_trip(
@@ -209,6 +250,7 @@ def round_trip(
     *,
     rank: int,
     above: float,
+    held_out: Container[str] = frozenset(),
 ) -> tuple[list[GeneratedQuestion], Kept]:
     """The questions whose passage the retriever finds and the re-ranker affirms.
 
@@ -218,11 +260,14 @@ def round_trip(
         probabilities: The re-ranker's of them; None asks the retriever only.
         rank: The lowest rank at which the passage counts as found.
         above: The probability from which the re-ranker agrees.
+        held_out: Questions that models are measured on, each by its `question_key`: none of them is kept.
     """
     kept, result = [], Kept()
     for question in questions:
         found = sorted(run.get(question.id, {}).items(), key=lambda item: item[1], reverse=True)[:rank]
-        if question.passage_id not in dict(found):
+        if question_key(question.text) in held_out:
+            result.dropped[HELD_OUT] += 1
+        elif question.passage_id not in dict(found):
             result.dropped[f"the retriever does not have the passage among its first {rank}"] += 1
         elif probabilities is not None and probabilities[question.id][question.passage_id] < above:
             result.dropped[f"the re-ranker gives the passage less than {above:g}"] += 1

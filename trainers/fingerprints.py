@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from rocketqa_haystack.data import Collection
+from rocketqa_haystack.data import Collection, Passage
 
 #: Training groups that are looked at: all of them, up to so many, evenly over the data.
 SAMPLE = 1_000
@@ -47,6 +47,11 @@ def of_weights(model: nn.Module) -> str:
         total.update(name.encode())
         total.update(parameter.detach().cpu().contiguous().view(-1).numpy().view(np.uint8).data)
     return total.hexdigest()
+
+
+def of_passages(corpus: Mapping[str, Passage]) -> str:
+    """Of all ids, titles and texts, and their order."""
+    return _digest(corpus.items())
 
 
 def _digest(parts: Iterable[object]) -> str:

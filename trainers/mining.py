@@ -8,7 +8,9 @@ an interruption where it was, and gives the same with any number of processes.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -23,9 +25,11 @@ from rocketqa_haystack.data import (
     TrainingGroup,
     groups_from_collection,
 )
+from rocketqa_haystack.data.files import write_json
 from rocketqa_haystack.encoders import CrossEncoder, DualEncoder
 from rocketqa_haystack.encoders.search import exact_search
 from rocketqa_haystack.evaluation import BM25, Run, RunFile, best, fuse, has_answer, retrieve, run_lines
+from trainers import fingerprints
 from trainers.parts import join_parts, make_parts
 
 #: Passages of a file of vectors, and queries of a part of a run.
@@ -48,11 +52,15 @@ def encode_corpus(
     Args:
         encoder: The retriever (RocketQA's M_D).
         corpus: Passages by id; a `CorpusFile` leaves them on disk.
-        folder: What it has already is kept.
+        folder: What it has already is kept; `vectors.json` in it says what that is of.
         accelerator: The processes that share the work.
         show_progress: Whether to show a progress bar.
+
+    Raises:
+        DataError: The folder has vectors of another corpus or model, or of the model in another precision.
     """
     ids = list(corpus)
+    _check_vectors(folder, encoder, corpus, accelerator)
 
     def make(number: int, path: Path) -> None:
         chunk = ids[number * PASSAGES : (number + 1) * PASSAGES]
@@ -69,6 +77,25 @@ def encode_corpus(
         description="Encoding passages",
         show_progress=show_progress,
     )
+
+
+def _check_vectors(folder: Path, encoder: DualEncoder, corpus: Mapping[str, Passage], accelerator: Accelerator) -> None:
+    file = folder / "vectors.json"
+    made_of = {
+        "passages": fingerprints.of_passages(corpus),
+        "model": fingerprints.of_weights(encoder.model),
+        "settings": asdict(encoder.settings),
+    }
+    known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+    if known != made_of and (known is not None or any(folder.glob("*.npy"))):
+        raise DataError(
+            f"{folder} has vectors of another corpus or model, or of the model in another precision; remove it or "
+            "name another folder"
+        )
+    accelerator.wait_for_everyone()  # so that every process has looked before one of them writes
+    if accelerator.is_main_process:
+        write_json(file, made_of)
+    accelerator.wait_for_everyone()
 
 
 def read_vectors(folder: Path) -> Iterator[NDArray[np.float32]]:

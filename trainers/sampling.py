@@ -205,7 +205,7 @@ def random_negatives(ids: Sequence[str], excluded: Collection[str], count: int, 
     Args:
         ids: All passages, each once.
         excluded: Those that must not be drawn, such as the known positives.
-        count: How many; all that there are, where there are fewer.
+        count: How many: all that there are where there are fewer, and none where it is not positive.
         seed: The same one draws the same passages.
     """
     generator, drawn = np.random.default_rng(seed), dict.fromkeys(excluded, False)
@@ -222,7 +222,7 @@ def undenoised_negatives(ranked: Sequence[str], known: Collection[str], count: i
     Args:
         ranked: The candidates, best first.
         known: The query's known positives, never drawn.
-        count: How many; all that there are, where there are fewer.
+        count: How many: all that there are where there are fewer, and none where it is not positive.
         k: How many of the candidates count.
         seed: The same one draws the same passages.
     """
@@ -238,9 +238,12 @@ def denoised_negatives(
     seed: int,
     *,
     thresholds: Thresholds | None = None,
+    judged: Sequence[str] = (),
     beyond: Sequence[str] = (),
 ) -> list[str]:
     """Passages of the top k that the re-ranker is sure do not answer (RocketQA, section 3.3.2).
+
+    Before them come those that a person has judged not to answer.
 
     With a higher threshold more passages may be drawn, and one that was drawn before is drawn again unless another
     takes its place.
@@ -249,19 +252,24 @@ def denoised_negatives(
         ranked: The candidates, best first.
         probabilities: The re-ranker's, by passage; a passage that has none is no denoised negative.
         known: The query's known positives, never drawn.
-        count: How many.
+        count: How many; none where it is not positive.
         k: How many of the candidates count.
         seed: The same one draws the same passages.
         thresholds: See `Thresholds`.
+        judged: Passages that a person has judged not to answer the query: surer than any score and drawn first, in the
+            top k or not.
         beyond: Where too few are left, the rest are drawn from these less the top k: the whole corpus, for RocketQA's
             random negatives from beyond rank k.
     """
     thresholds = thresholds or Thresholds()
     top = list(dict.fromkeys(ranked[:k]))
     # All are put in order, then filtered: the order of two passages does not depend on the threshold.
-    order = _drawn(_without(top, known), len(top), np.random.default_rng(seed))
-    sure = [id for id in order if probabilities.get(id, 1.0) < thresholds.negative_below][:count]
-    return sure + random_negatives(beyond, {*top, *known}, count - len(sure), seed)
+    generator = np.random.default_rng(seed)
+    order = _drawn(_without(top, known), len(top), generator)
+    wrong = _drawn(_without(judged, known), len(judged), generator)
+    sure = [id for id in order if probabilities.get(id, 1.0) < thresholds.negative_below]
+    chosen = list(dict.fromkeys([*wrong, *sure]))[: max(0, count)]
+    return chosen + random_negatives(beyond, {*top, *known, *wrong}, count - len(chosen), seed)
 
 
 def denoised_positives(
@@ -324,4 +332,4 @@ def _without(ids: Iterable[str], known: Collection[str]) -> list[str]:
 
 
 def _drawn(ids: Sequence[str], count: int, generator: np.random.Generator) -> list[str]:
-    return [ids[int(place)] for place in generator.permutation(len(ids))[:count]]
+    return [ids[int(place)] for place in generator.permutation(len(ids))[: max(0, count)]]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
 
-from rocketqa_haystack.data.files import DataError, atomic_write, read_lines
+from rocketqa_haystack.data.files import DataError, atomic_write, decode_line, read_lines
 
 #: Scores by query id and passage id; higher is better.
 Run = dict[str, dict[str, float]]
@@ -43,7 +44,7 @@ def read_run(path: str | Path) -> Run:
     """Reads a TREC run.
 
     Raises:
-        DataError: A line is not six columns with a numeric score.
+        DataError: A line is not six columns with a finite score.
     """
     run: Run = {}
     for query_id, scores in iterate_run(path):
@@ -57,7 +58,7 @@ def iterate_run(path: str | Path) -> Iterator[tuple[str, dict[str, float]]]:
     A query whose lines do not stand together comes again.
 
     Raises:
-        DataError: A line is not six columns with a numeric score.
+        DataError: A line is not six columns with a finite score.
     """
     for query_id, lines in groupby(_lines(path), key=itemgetter(0)):
         yield query_id, {passage_id: score for _, passage_id, score in lines}
@@ -66,12 +67,14 @@ def iterate_run(path: str | Path) -> Iterator[tuple[str, dict[str, float]]]:
 class RunFile(Mapping[str, dict[str, float]]):
     """A TREC run that stays on disk: scores by query id, read when they are asked for.
 
+    Every line is read and checked once, when the file is opened.
+
     Args:
         path: A run, not packed, in which the lines of a query stand together.
 
     Raises:
-        DataError: The file cannot be read or the lines of a query do not stand together; when a query is read, also as
-            `read_run` does.
+        DataError: The file cannot be read or is packed by gzip, a line is not as `read_run` wants it, or the lines of a
+            query do not stand together.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -81,29 +84,34 @@ class RunFile(Mapping[str, dict[str, float]]):
             self._file = self.path.open("rb")
         except OSError as error:
             raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+        if self._file.peek(2)[:2] == b"\x1f\x8b":
+            raise DataError(f"{path}: packed by gzip; unpack it, so that queries can be looked up in it")
         previous, offset = None, 0
         for number, raw in enumerate(self._file, start=1):
-            fields = raw.split(None, 1)
-            if fields and fields[0] != previous:
-                previous = fields[0]
-                query_id = previous.decode("utf-8", errors="replace")
-                if query_id in self._places:
-                    raise DataError(f"{path}, line {number}: the lines of query {query_id!r} do not stand together")
-                self._places[query_id] = (number, offset)
+            if raw.strip():
+                query_id, _, _ = self._parse(number, raw)
+                if query_id != previous:
+                    if query_id in self._places:
+                        raise DataError(f"{path}, line {number}: the lines of query {query_id!r} do not stand together")
+                    self._places[query_id] = (number, offset)
+                previous = query_id
             offset += len(raw)
 
     def __getitem__(self, query_id: str) -> dict[str, float]:
-        number, offset = self._places[query_id]
+        first, offset = self._places[query_id]
         self._file.seek(offset)
         scores: dict[str, float] = {}
-        for raw in self._file:
+        for number, raw in enumerate(self._file, start=first):
             if raw.strip():
-                found, passage_id, score = _fields(f"{self.path}, line {number}", raw.decode("utf-8", errors="replace"))
+                found, passage_id, score = self._parse(number, raw)
                 if found != query_id:
                     break
                 scores[passage_id] = score
-            number += 1
         return scores
+
+    def _parse(self, number: int, raw: bytes) -> tuple[str, str, float]:
+        place = f"{self.path}, line {number}"
+        return _fields(place, decode_line(place, number, raw))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._places)
@@ -127,6 +135,9 @@ def _fields(place: str, line: str) -> tuple[str, str, float]:
     if len(fields) != 6:
         raise DataError(f"{place}: expected 6 columns of a TREC run, found {len(fields)}")
     try:
-        return fields[0], fields[2], float(fields[4])
-    except ValueError as error:
-        raise DataError(f"{place}: the score must be a number, not {fields[4]!r}") from error
+        score = float(fields[4])
+    except ValueError:
+        score = math.nan
+    if not math.isfinite(score):
+        raise DataError(f"{place}: the score must be a finite number, not {fields[4]!r}")
+    return fields[0], fields[2], score

@@ -46,6 +46,12 @@ def test_a_filter_leaves_the_best_of_those_that_match(store: FAISSDocumentStore)
     assert ids(FAISSBM25Retriever(document_store=store, top_k=1, filters=upstairs).run("pool")) == ["bar"]
 
 
+def test_nothing_is_found_in_a_store_without_words() -> None:
+    store = FAISSDocumentStore()
+    store.write_documents([Document(content="the of"), Document(content="")])
+    assert ids(FAISSBM25Retriever(document_store=store).run("the pool")) == []
+
+
 def test_documents_written_later_are_found_after_a_refresh(store: FAISSDocumentStore) -> None:
     empty = FAISSDocumentStore()
     retriever = FAISSBM25Retriever(document_store=empty)

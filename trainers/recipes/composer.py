@@ -147,7 +147,7 @@ class Composer:
         scores = self.score("score-unlabelled", reranker, mined)
         recipe = self.recipe
         return PseudoLabelled(
-            "pseudo-labels", questions, self.data, self._corpus, mined, scores, self.calibration(labels),
+            "pseudo-labels", questions, self.data, self.asked, self._corpus, mined, scores, self.calibration(labels),
             self._thresholds, at_least, all, recipe.seed,
         )  # fmt: skip
 
@@ -221,10 +221,19 @@ class Composer:
         if settings is None:
             return None
         made = Generate("generate", self._corpus, settings.generator, settings.per_passage, settings.passages, seed)
-        mined = self.mine("mine-generated", self.retriever, made)
-        by_retriever = RoundTrip(
-            "round-trip-retriever", made, mined, None, settings.rank, settings.above, settings.dev_share, seed
-        )
+        # The retriever's own list: what only BM25 or another run finds has not found its way back.
+        encoded = self._encode(self.retriever)
+        mined = Mine("mine-generated", made, self.retriever, encoded, self._corpus, self.recipe.mining.k)
+        splits = (self._split(self.recipe.splits.dev), self._split(self.recipe.splits.test))
+        held_out = tuple(file for file in splits if file is not None)
+
+        def back(name: str, scores: Score | None) -> RoundTrip:
+            return RoundTrip(
+                name, made, mined, scores, self._file("queries.jsonl"), held_out, settings.rank, settings.above,
+                settings.dev_share, seed,
+            )  # fmt: skip
+
+        by_retriever = back("round-trip-retriever", None)
         reranker: Model = self.reranker
         if not ranks(self.reranker):
             # The questions that the retriever affirms teach a re-ranker, which then looks at all of them.
@@ -238,7 +247,7 @@ class Composer:
                 self._pair_length, seed,
             )  # fmt: skip
         scores = Score("score-generated", made, reranker, mined, self._corpus, mined.most)
-        return RoundTrip("round-trip", made, mined, scores, settings.rank, settings.above, settings.dev_share, seed)
+        return back("round-trip", scores)
 
     @property
     def _pair_length(self) -> Lengths:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,14 +11,17 @@ from typing import Any
 
 import numpy as np
 
-from rocketqa_haystack.data import DataError, Qrels, write_qrels, write_queries
+from rocketqa_haystack.data import DataError, Qrels, read_queries, write_qrels, write_queries
+from rocketqa_haystack.data.files import read_jsonl
 from rocketqa_haystack.evaluation import read_run
 from trainers.augmentation import (
     GeneratedQuestion,
+    Kept,
     QuestionMaker,
     WordFrequencies,
     different_questions,
     llm_questions,
+    question_key,
     round_trip,
     salient_questions,
 )
@@ -25,7 +30,7 @@ from trainers.parts import join_parts, make_parts
 from trainers.recipes.plan import File, Sizes, Stage
 from trainers.recipes.run import Run
 from trainers.recipes.settings import RecipeError
-from trainers.recipes.stages import Mine, Score, run_corpus
+from trainers.recipes.stages import Mine, Score, checked_qrels, run_corpus
 
 #: Passages for which questions are made at a time: what a killed run has to ask a language model again.
 PASSAGES = 16
@@ -54,9 +59,9 @@ class Generate(Stage):
                 chunk = ids[number * PASSAGES : (number + 1) * PASSAGES]
                 made = maker([corpus[id] for id in chunk])
                 with path.open("w", encoding="utf-8") as file:
-                    for id, texts in zip(chunk, made, strict=True):
-                        for place, text in enumerate(texts):
-                            file.write(GeneratedQuestion(f"generated-{place}-{id}", text, id).line())
+                    for id, one in zip(chunk, made, strict=True):
+                        line = {"passage": id, "questions": one.questions, "dropped": dict(one.dropped)}
+                        file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
             parts = make_parts(
                 folder / "parts",
@@ -68,9 +73,9 @@ class Generate(Stage):
                 show_progress=run.show_progress,
             )
             join_parts(parts, folder / "questions.jsonl", run.accelerator)
-        questions, kept = different_questions(self._read(run))
+        questions, kept = self._different(run)
         if not questions:
-            raise DataError("no questions could be made from the passages")
+            raise DataError(f"no questions could be made from the passages ({kept})")
         run.main_only(lambda: write_queries(folder / "queries.jsonl", {q.id: q.text for q in questions}))
         return {"said": str(kept), "questions": kept.as_dict()}
 
@@ -79,13 +84,20 @@ class Generate(Stage):
             return salient_questions(WordFrequencies.of(run_corpus(run, self.corpus).values()), self.per_passage)
         return llm_questions(load_generator(self.generator), self.per_passage)
 
-    def _read(self, run: Run) -> list[GeneratedQuestion]:
-        with (run.of(self) / "questions.jsonl").open(encoding="utf-8") as file:
-            return [GeneratedQuestion.parse(line) for line in file]
+    def _different(self, run: Run) -> tuple[list[GeneratedQuestion], Kept]:
+        made: list[GeneratedQuestion] = []
+        dropped: Counter[str] = Counter()
+        for _, line in read_jsonl(run.of(self) / "questions.jsonl"):
+            id = line["passage"]
+            made += [GeneratedQuestion(f"generated-{n}-{id}", text, id) for n, text in enumerate(line["questions"])]
+            dropped.update(line["dropped"])
+        questions, kept = different_questions(made)
+        kept.dropped.update(dropped)
+        return questions, kept
 
     def questions(self, run: Run) -> list[GeneratedQuestion]:
         """Those that are not empty and that one passage only gave."""
-        return different_questions(self._read(run))[0]
+        return self._different(run)[0]
 
     def sets(self, run: Run) -> dict[str, dict[str, str]]:
         return {"generated": {question.id: question.text for question in self.questions(run)}}
@@ -99,11 +111,19 @@ class Generate(Stage):
 
 @dataclass(frozen=True, eq=False)
 class RoundTrip(Stage):
-    """The generated questions whose passage the retriever finds again and the re-ranker affirms."""
+    """The generated questions whose passage the retriever finds again and the re-ranker affirms.
+
+    Attributes:
+        queries: The collection's own.
+        held_out: The judgements of those that models are measured on.
+        dev_share: Share of the passages whose questions are for dev.
+    """
 
     generated: Generate
     mined: Mine
     scores: Score | None
+    queries: File | None
+    held_out: tuple[File, ...]
     rank: int
     above: float
     dev_share: float
@@ -114,17 +134,23 @@ class RoundTrip(Stage):
         if self.scores is not None:
             found = {id: probabilities(row) for id, row in read_run(self.scores.file(run, "generated")).items()}
         ranked = read_run(self.mined.file(run, "generated"))
-        questions, kept = round_trip(self.generated.questions(run), ranked, found, rank=self.rank, above=self.above)
+        queries = read_queries(self.queries.path) if self.queries else {}
+        measured = {question_key(queries[id]) for file in self.held_out for id in checked_qrels(file, queries)}
+        questions, kept = round_trip(
+            self.generated.questions(run), ranked, found, rank=self.rank, above=self.above, held_out=measured
+        )
         if not questions:
             raise DataError(f"no generated question survived the round trip ({kept})")
-        held = np.random.default_rng(self.seed).permutation(len(questions))[: int(self.dev_share * len(questions))]
-        dev = {int(place) for place in held}
+        # A passage's questions stay together: one for dev would be learned from another one of its passage.
+        passages = list(dict.fromkeys(question.passage_id for question in questions))
+        held = np.random.default_rng(self.seed).permutation(len(passages))[: int(self.dev_share * len(passages))]
+        dev = {passages[int(place)] for place in held}
 
         def write() -> None:
             write_queries(folder / "queries.jsonl", {q.id: q.text for q in questions})
-            for name, places in (("dev", dev), ("train", set(range(len(questions))) - dev)):
-                qrels = {questions[place].id: {questions[place].passage_id: 1} for place in sorted(places)}
-                write_qrels(folder / f"{name}.tsv", qrels)
+            for name in ("dev", "train"):
+                chosen = [q for q in questions if (q.passage_id in dev) == (name == "dev")]
+                write_qrels(folder / f"{name}.tsv", {q.id: {q.passage_id: 1} for q in chosen})
 
         run.main_only(write)
         return {"said": str(kept), "questions": kept.as_dict()}

@@ -211,7 +211,7 @@ class Generation:
         passages: Passages to make questions for, at random; None takes all.
         rank: The lowest rank at which the retriever must find the passage again.
         above: The probability that the re-ranker must give it.
-        dev_share: Share of the questions for dev, where the collection has no dev split.
+        dev_share: Share of the passages whose questions are for dev, where the collection has no dev split.
     """
 
     __pydantic_config__ = _STRICT

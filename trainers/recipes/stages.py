@@ -27,7 +27,7 @@ from rocketqa_haystack.data import (
 from rocketqa_haystack.data.files import atomic_write, read_jsonl, read_lines
 from rocketqa_haystack.encoders import CrossEncoder, DualEncoder
 from rocketqa_haystack.evaluation import BM25, RunFile, fuse, iterate_run, read_run, run_lines
-from trainers.augmentation import Kept, pseudo_label
+from trainers.augmentation import HELD_OUT, Kept, pseudo_label, question_key
 from trainers.calibration import fit_temperature, probabilities
 from trainers.cross_encoder import CrossEncoderTrainer
 from trainers.dual_encoder import DualEncoderTrainer
@@ -42,10 +42,6 @@ from trainers.sampling import Thresholds, denoised_negatives, query_seed, random
 
 #: Share of the training questions that are held out for dev where a collection has none, and the most of them.
 DEV_SHARE, DEV_MOST = 0.1, 500
-
-
-#: What a question may end with, in Latin and in Chinese letters.
-SENTENCE_ENDS = " ?!.\u3002\uff1f\uff01"
 
 
 class Model(Protocol):
@@ -96,7 +92,7 @@ class Data(Stage):
 
     def _write(self, folder: Path, run: Run) -> dict[str, Any]:
         queries = read_queries(self.queries.path) if self.queries else {}
-        train, dev, test = (_checked(file, queries) for file in (self.train, self.dev, self.test))
+        train, dev, test = (checked_qrels(file, queries) for file in (self.train, self.dev, self.test))
         if self.generated is not None:
             made = run.of(self.generated)
             queries |= read_queries(made / "queries.jsonl")
@@ -107,12 +103,12 @@ class Data(Stage):
             if (missing := next((id for id in judged if id not in corpus), None)) is not None:
                 raise DataError(f"passage {missing!r}, judged for query {query_id!r}, is not in {self.corpus.path}")
         # What models are measured on they must not have seen, under another id or in capitals either.
-        asked = {wording(queries[id]) for id in [*dev, *test]}
-        apart = {id: judged for id, judged in _answered(train).items() if wording(queries[id]) not in asked}
+        asked = {question_key(queries[id]) for id in [*dev, *test]}
+        apart = {id: judged for id, judged in _answered(train).items() if question_key(queries[id]) not in asked}
         repeated = len(_answered(train)) - len(apart)
         if not dev:
-            held = self._held_out({wording(queries[id]) for id in apart})
-            dev = {id: judged for id, judged in apart.items() if wording(queries[id]) in held}
+            held = self._held_out({question_key(queries[id]) for id in apart})
+            dev = {id: judged for id, judged in apart.items() if question_key(queries[id]) in held}
         train = {id: judged for id, judged in apart.items() if id not in dev}
         corrected = 0
         if self.corrections:
@@ -132,9 +128,9 @@ class Data(Stage):
         said = f"{len(train):,} questions to train on, {len(dev):,} for dev{also}"
         return {"said": said + (f", {corrected:,} judgements corrected" if self.corrections else "")}
 
-    def _held_out(self, wordings: set[str]) -> set[str]:
+    def _held_out(self, questions: set[str]) -> set[str]:
         """Some for dev: the same ones as before when a question comes or goes, but for one."""
-        order = sorted(wordings, key=lambda text: query_seed(self.seed, text))
+        order = sorted(questions, key=lambda text: query_seed(self.seed, text))
         return set(order[: min(DEV_MOST, int(DEV_SHARE * len(order)))])
 
     def sets(self, run: Run) -> dict[str, dict[str, str]]:
@@ -174,7 +170,7 @@ class Asked(Stage):
     def judged(self, run: Run) -> dict[str, Qrels]:
         judged = {"dev": self.data.judged(run)["dev"]}
         if self.queries and self.test:
-            judged["test"] = _checked(self.test, read_queries(self.queries.path))
+            judged["test"] = checked_qrels(self.test, read_queries(self.queries.path))
         return {name: qrels for name, qrels in judged.items() if qrels}
 
     def count(self, sizes: Sizes) -> int:
@@ -419,11 +415,11 @@ class Undenoised(Groups):
 
 @dataclass(frozen=True, eq=False)
 class Denoised(Groups):
-    """The labelled questions with negatives that the re-ranker is sure of, and random ones where those are few.
+    """The labelled questions with negatives that a person or the re-ranker is sure of, and random ones where few are.
 
     Attributes:
         at_least: Negatives of a group.
-        all: Whether a group has all that the re-ranker is sure of, or `at_least` of them.
+        all: Whether a group has all that are sure, or `at_least` of them.
     """
 
     data: Data
@@ -451,13 +447,11 @@ class Denoised(Groups):
         ids, known = list(corpus), known_by_query(queries, judged)
         logits, heat = RunFile(self.scores.file(run, "train")), temperature(run, self.calibration)
         for query_id, scores in iterate_run(self.mined.file(run, "train")):
-            # What a person has judged not relevant is surer than any score.
-            judged_wrong = {id: -1.0 for id, grade in judged[query_id].items() if grade <= 0}
-            sure = probabilities(logits[query_id], heat) | judged_wrong
+            wrong = [id for id, grade in judged[query_id].items() if grade <= 0]
+            sure, seed = probabilities(logits[query_id], heat), query_seed(self.seed, query_id)
             thresholds = Thresholds(self.negative_below, 1.0)
-            seed = query_seed(self.seed, query_id)
-            negatives = _denoised(self, thresholds, list(scores), sure, known[query_id], ids, seed)
-            counts.update("denoised" if id in scores else "random" for id in negatives)
+            negatives = _denoised(self, thresholds, list(scores), sure, known[query_id], ids, seed, wrong)
+            counts.update("judged" if id in wrong else "denoised" if id in scores else "random" for id in negatives)
             yield group(corpus, query_id, queries[query_id], positives(judged[query_id]), negatives)
 
 
@@ -467,6 +461,7 @@ class PseudoLabelled(Groups):
 
     questions: Unlabelled
     data: Data
+    asked: Asked
     corpus: File
     mined: Mine
     scores: Score
@@ -483,14 +478,22 @@ class PseudoLabelled(Groups):
 
     def _groups(self, run: Run, kept: Kept) -> Iterator[TrainingGroup]:
         corpus, queries = run_corpus(run, self.corpus), self.questions.sets(run)["unlabelled"]
-        labelled = {text for texts in self.data.sets(run).values() for text in texts.values()}
+        trained, seen = {question_key(text) for text in self.data.sets(run)["train"].values()}, set[str]()
+        measured = {question_key(text) for texts in self.asked.sets(run).values() for text in texts.values()}
         ids, logits = list(corpus), RunFile(self.scores.file(run, "unlabelled"))
         heat = temperature(run, self.calibration)
         for query_id, scores in iterate_run(self.mined.file(run, "unlabelled")):
             ranked, sure = list(scores), probabilities(logits[query_id], heat)
             labels = pseudo_label(ranked, sure, len(ranked), thresholds=self.thresholds)
-            if queries[query_id] in labelled:
+            key = question_key(queries[query_id])
+            repeated = key in seen
+            seen.add(key)
+            if key in measured:
+                kept.dropped[HELD_OUT] += 1
+            elif key in trained:
                 kept.dropped["the same as a labelled question"] += 1
+            elif repeated:
+                kept.dropped["the same as a line before"] += 1
             elif labels is None:
                 kept.dropped[f"no candidate above {self.thresholds.positive_above:g}"] += 1
             else:
@@ -509,11 +512,13 @@ def _denoised(
     known: Sequence[str],
     ids: Sequence[str],
     seed: int,
+    judged: Sequence[str] = (),
 ) -> list[str]:
-    settings: dict[str, Any] = {"thresholds": thresholds, "seed": seed}
+    settings: dict[str, Any] = {"thresholds": thresholds, "seed": seed, "judged": judged}
     count = stage.at_least
     if stage.all:
-        count = max(count, len(denoised_negatives(ranked, sure, known, len(ranked), len(ranked), **settings)))
+        most = len(ranked) + len(judged)
+        count = max(count, len(denoised_negatives(ranked, sure, known, most, len(ranked), **settings)))
     return denoised_negatives(ranked, sure, known, count, len(ranked), beyond=ids, **settings)
 
 
@@ -698,11 +703,6 @@ def positives(judged: Mapping[str, int]) -> list[str]:
     return [id for id, grade in judged.items() if grade > 0]
 
 
-def wording(question: str) -> str:
-    """Equal for questions that differ in nothing but capitals, white space and what they end with."""
-    return " ".join(question.split()).casefold().rstrip(SENTENCE_ENDS)
-
-
 def known_by_query(queries: Mapping[str, str], judged: Qrels) -> dict[str, list[str]]:
     """The known positives of each question, those of other questions with the same text among them."""
     by_text: dict[str, dict[str, None]] = {}
@@ -746,7 +746,12 @@ def _trained(folder: Path) -> dict[str, Any]:
     return {"said": said}
 
 
-def _checked(file: File | None, queries: Mapping[str, str]) -> Qrels:
+def checked_qrels(file: File | None, queries: Mapping[str, str]) -> Qrels:
+    """The judgements of a file, none where there is no file.
+
+    Raises:
+        DataError: A query is not among `queries`.
+    """
     if file is None:
         return {}
     qrels = read_qrels(file.path)

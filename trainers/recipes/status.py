@@ -6,8 +6,10 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from filelock import FileLock, Timeout
+from pydantic import Field, TypeAdapter, ValidationError
 
 from rocketqa_haystack.data import DataError
 from trainers.recipes.run import DONE, LOCK, PLAN, USAGE, read_record
@@ -32,6 +34,17 @@ class State:
     estimate: float | None = None
 
 
+@dataclass(frozen=True)
+class Planned:
+    """A stage as a run's plan has it: its name, and the name of its folder."""
+
+    name: str
+    folder: str
+
+
+_PLAN = TypeAdapter(Annotated[list[Planned], Field(min_length=1)])
+
+
 def stage_state(folder: Path, name: str, estimate: float | None = None) -> State:
     """The state of the stage whose folder this is, or would be."""
     if (folder / DONE).is_file():
@@ -47,18 +60,22 @@ def run_status(folder: Path) -> tuple[list[State], bool]:
     """The stages of the recipe that was last started in a run folder, and whether a process is at work there.
 
     Raises:
-        DataError: There is no run.
+        DataError: There is no run, or what it has written down of its stages is damaged.
     """
     plan = folder / PLAN
     if not plan.is_file():
         raise DataError(f"{folder} is no run folder: it has no {PLAN}; `rocketqa run` makes one")
-    stages = json.loads(plan.read_text(encoding="utf-8"))
+    try:
+        stages = _PLAN.validate_json(plan.read_bytes())
+    except ValidationError as error:
+        reason = error.errors()[0]["msg"]
+        raise DataError(f"{plan}: not a plan that `rocketqa run` wrote ({reason}); run the recipe again") from error
     try:
         with FileLock(folder / LOCK, timeout=0):
             running = False
     except Timeout:
         running = True
-    return [stage_state(folder / "stages" / stage["folder"], stage["name"]) for stage in stages], running
+    return [stage_state(folder / "stages" / stage.folder, stage.name) for stage in stages], running
 
 
 def format_states(states: list[State]) -> str:

@@ -63,7 +63,7 @@ class FAISSBM25Retriever:
         self.top_k = top_k
         self.filter_policy = FilterPolicy.from_str(filter_policy) if isinstance(filter_policy, str) else filter_policy
         self._lock = Lock()
-        self._index: tuple[BM25 | None, dict[str, Document]] | None = None
+        self._index: tuple[BM25, dict[str, Document]] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """
@@ -100,7 +100,7 @@ class FAISSBM25Retriever:
                     id: Passage(document.content or "", str(document.meta.get("title") or ""))
                     for id, document in documents.items()
                 }
-                self._index = (BM25(passages) if passages else None, documents)
+                self._index = (BM25(passages), documents)
 
     def refresh(self) -> None:
         """
@@ -132,8 +132,6 @@ class FAISSBM25Retriever:
         index = self._index
         assert index is not None
         bm25, documents = index
-        if bm25 is None:
-            return {"documents": []}
         applied = apply_filter_policy(self.filter_policy, self.filters, filters)
         among = {d.id for d in self.document_store.filter_documents(applied, False)} if applied else None
         found = bm25.search({"query": query}, top_k if among is None else len(documents))["query"]
