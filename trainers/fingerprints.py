@@ -24,13 +24,13 @@ def describe(groups: Sequence[object], dev: Collection | None = None) -> dict[st
     places = np.unique(np.linspace(0, len(groups) - 1, SAMPLE).astype(int)).tolist()
     found: dict[str, Any] = {
         "training_groups": len(groups),
-        "training_groups_fingerprint": _digest(groups[place] for place in places),
+        "training_groups_fingerprint": digest(groups[place] for place in places),
     }
     if dev is not None:
         found |= {
             "dev_queries": len(dev.queries),
             "dev_passages": len(dev.corpus),
-            "dev_fingerprint": _digest([dev.queries, dev.qrels, *dev.corpus]),
+            "dev_fingerprint": digest([dev.queries, dev.qrels, *dev.corpus]),
         }
     return found
 
@@ -49,7 +49,8 @@ def of_weights(model: nn.Module) -> str:
     return total.hexdigest()
 
 
-def _digest(parts: Iterable[object]) -> str:
+def digest(parts: Iterable[object]) -> str:
+    """Of the parts as Python writes them."""
     total = blake2b(digest_size=8)
     for part in parts:
         total.update(repr(part).encode("utf-8", "surrogatepass"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -12,20 +12,19 @@ from threading import Lock
 from typing import Any
 
 import networkx
-from haystack import Document, Pipeline
-from haystack.core.errors import DeserializationError, PipelineRuntimeError
+from haystack import Document
+from haystack.core.errors import PipelineRuntimeError
 from haystack.dataclasses import ChatMessage
 from haystack.errors import FilterError
 
 from rocketqa_haystack.components import RocketQARanker, RocketQARetriever, RocketQATextEmbedder
 from rocketqa_haystack.components.passages import TITLE_FIELDS, to_passages
+from rocketqa_haystack.pipelines import PIPELINE_FILE, document_stores, load_pipeline
 from rocketqa_haystack.serving.batching import (
     BatchedCrossEncoder,
     BatchedDualEncoder,
     BatchSettings,
 )
-
-PIPELINE_FILE = "pipeline.yaml"
 
 #: Inputs that take the question. A `text` is one only where it must be given: prompt builders and others have them too.
 QUESTION_INPUTS = ("query", "question", "text")
@@ -123,7 +122,9 @@ class AskingPipeline:
 
     def __init__(self, folder: str | Path, batches: BatchSettings | None = None) -> None:
         self.file = Path(folder) / PIPELINE_FILE
-        self.pipeline = _load(self.file)
+        if not self.file.is_file():
+            raise ValueError(f"there is no {self.file}; `rocketqa demo` and `rocketqa pipeline` write such folders")
+        self.pipeline = load_pipeline(self.file)
         inputs = self.pipeline.inputs()
         self._question = {
             name: socket
@@ -206,7 +207,7 @@ class AskingPipeline:
         """Ends the batching threads and closes the document stores."""
         for encoder in self._batched:
             encoder.close()
-        for store in self._stores():
+        for store in document_stores(self.pipeline):
             if hasattr(store, "close"):
                 store.close()
 
@@ -219,34 +220,21 @@ class AskingPipeline:
             self._batched.append(ranker)
         instance.run = _timed(name, instance.run, Lock() if _holds_a_model(instance) else None)
 
-    def _stores(self) -> Iterator[Any]:
-        for _, instance in self.pipeline.walk():
-            for owner in (instance, getattr(instance, "retriever", None)):
-                if (store := getattr(owner, "document_store", None)) is not None:
-                    yield store
-
     def _count_documents(self) -> int:
         # A store that cannot be read is told now, not to whoever asks first.
-        return sum(store.count_documents() for store in self._stores() if hasattr(store, "count_documents"))
+        return sum(
+            store.count_documents() for store in document_stores(self.pipeline) if hasattr(store, "count_documents")
+        )
 
     def _list_fields(self) -> list[dict[str, Any]]:
         found: dict[str, dict[str, Any]] = {}
-        for store in self._stores() if self._filtered else ():
+        for store in document_stores(self.pipeline) if self._filtered else ():
             if not hasattr(store, "get_metadata_fields_info") or store.count_documents() > MOST_DOCUMENTS:
                 continue
             for name, info in store.get_metadata_fields_info().items():
                 values, _ = store.get_metadata_field_unique_values(name, size=MOST_VALUES)
                 found.setdefault(name, {"name": name, "type": info["type"], "values": _plain(values)})
         return sorted(found.values(), key=lambda description: description["name"])
-
-
-def _load(file: Path) -> Pipeline:
-    if not file.is_file():
-        raise ValueError(f"there is no {file}; `rocketqa demo` and `rocketqa pipeline` write such folders")
-    try:
-        return Pipeline.loads(file.read_text(encoding="utf-8"))
-    except (DeserializationError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"{file} cannot be loaded: {error}") from error
 
 
 def _takes_question(socket: str, description: Mapping[str, Any]) -> bool:

@@ -359,11 +359,16 @@ def test_the_service_answers_what_it_has_before_it_stops(write_folder: WriteFold
     ("content", "message"),
     [
         (None, "there is no .*pipeline.yaml"),
-        ("components: [", "cannot be loaded"),
+        ("", "is no pipeline that can be loaded: its `components` must be a mapping"),
+        ("- 1", "is no pipeline that can be loaded: its `components` must be a mapping"),
+        ("components: 3", "is no pipeline that can be loaded: its `components` must be a mapping"),
+        ("components: {a: {type: 5}}", "is no pipeline that can be loaded: its `components` must be a mapping"),
+        ("a: &a [*a]", "is no pipeline that can be loaded"),
+        ("components: [", "is no pipeline that can be loaded: it is no YAML"),
         ("components: {}\nconnections: []\n", "no input for a question"),
         (
             "components:\n  retriever:\n    type: os.system\n    init_parameters: {}\nconnections: []\n",
-            "cannot be loaded",
+            "has a class of the module os, which .* not told to trust",
         ),
     ],
 )
