@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -31,6 +32,9 @@ QUESTION_INPUTS = ("query", "question", "text")
 
 #: Outputs that a person is shown.
 SHOWN_OUTPUTS = ("documents", "answers", "replies")
+
+#: Levels of filters within filters. Stores go through them by recursion, which has an end.
+MOST_LEVELS = 50
 
 #: Documents of a store whose metadata is listed for the filters, values listed of each field, seconds they are kept.
 MOST_DOCUMENTS = 200_000
@@ -161,13 +165,15 @@ class AskingPipeline:
             top_k: Answers, or passages where there are no answers, at most; the pipeline's own number by default.
 
         Raises:
-            QuestionError: The pipeline takes no filters or these make no sense, or it takes no top_k.
+            QuestionError: The pipeline takes no filters, these make no sense or are too deep, or it takes no top_k.
             PipelineRuntimeError: A component failed.
         """
         data: dict[str, dict[str, Any]] = {name: {socket: question} for name, socket in self._question.items()}
         if filters:
             if not self._filtered:
                 raise QuestionError("this pipeline takes no filters")
+            if _levels(filters) > MOST_LEVELS:
+                raise QuestionError(f"the filters have more than {MOST_LEVELS} levels")
             for name in self._filtered:
                 data.setdefault(name, {})["filters"] = filters
         if top_k is not None:
@@ -241,6 +247,16 @@ def _takes_question(socket: str, description: Mapping[str, Any]) -> bool:
     return bool(description["is_mandatory"]) if socket == "text" else description["type"] in (str, Any, str | None)
 
 
+def _levels(filters: Any) -> int:
+    """How deep filters stand within filters."""
+    level, depth = [filters], 0
+    while level:
+        conditions = [member.get("conditions") for member in level if isinstance(member, dict)]
+        level = [member for members in conditions if isinstance(members, list) for member in members]
+        depth += 1
+    return depth
+
+
 def _holds_a_model(instance: Any) -> bool:
     module = type(instance).__module__
     kinds = (".readers.", ".rankers.", ".embedders.")
@@ -253,10 +269,13 @@ def _timed(name: str, run: Callable[..., Any], lock: Lock | None) -> Callable[..
     def timed(**inputs: Any) -> Any:
         start = time.perf_counter()
         try:
-            if lock is None:
+            with lock or nullcontext():
                 return run(**inputs)
-            with lock:
-                return run(**inputs)
+        except Exception:
+            raise
+        except BaseException as error:
+            # A tokenizer's panic, or exit() in a stage: it ends the question and not the service.
+            raise RuntimeError(f"{type(error).__name__}: {error}") from error
         finally:
             if (seconds := _SECONDS.get()) is not None:
                 seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - start
