@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from rocketqa_haystack.data import Collection
+from rocketqa_haystack.data import AnsweredCollection, Collection
 
 #: Training groups that are looked at: all of them, up to so many, evenly over the data.
 SAMPLE = 1_000
@@ -24,15 +24,20 @@ def describe(groups: Sequence[object], dev: Collection | None = None) -> dict[st
     places = np.unique(np.linspace(0, len(groups) - 1, SAMPLE).astype(int)).tolist()
     found: dict[str, Any] = {
         "training_groups": len(groups),
-        "training_groups_fingerprint": digest(groups[place] for place in places),
+        "training_groups_fingerprint": _digest(groups[place] for place in places),
     }
     if dev is not None:
         found |= {
             "dev_queries": len(dev.queries),
             "dev_passages": len(dev.corpus),
-            "dev_fingerprint": digest([dev.queries, dev.qrels, *dev.corpus]),
+            "dev_fingerprint": _digest([dev.queries, dev.qrels, *dev.corpus]),
         }
     return found
+
+
+def of_questions(data: AnsweredCollection) -> str:
+    """Of all questions and answers, whatever they are asked about."""
+    return _digest([data.collection.queries, data.answers])
 
 
 def model_name(model: str | Path) -> str:
@@ -49,8 +54,7 @@ def of_weights(model: nn.Module) -> str:
     return total.hexdigest()
 
 
-def digest(parts: Iterable[object]) -> str:
-    """Of the parts as Python writes them."""
+def _digest(parts: Iterable[object]) -> str:
     total = blake2b(digest_size=8)
     for part in parts:
         total.update(repr(part).encode("utf-8", "surrogatepass"))

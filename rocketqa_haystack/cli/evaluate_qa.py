@@ -92,12 +92,12 @@ def _spread(ids: list[str], number: int | None) -> list[str]:
 
 def _key(file: Path, pipeline: Pipeline, data: AnsweredCollection) -> dict[str, Any]:
     """What the answers depend on, as far as it can be told: models on a hub go by their names."""
-    from trainers.fingerprints import digest
+    from trainers.fingerprints import of_questions
     from trainers.recipes.plan import File, GivenModel
 
     return {
         "pipeline": File(file).key,
-        "questions": digest([data.collection.queries, data.answers]),
+        "questions": of_questions(data),
         "models": {model: GivenModel(model).key for model in sorted(_model_folders(pipeline.to_dict()["components"]))},
         "stores": [_state(store) for store in document_stores(pipeline)],
     }
