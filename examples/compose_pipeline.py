@@ -10,6 +10,8 @@ Takes: about ten seconds on 2 CPU cores, without a model hub.
 Expect: for each question the three passages of a small handbook that are nearest to it, the right one mostly first;
 the same out of the YAML file; then a search in the passages on one topic.
 
+From the repository's root:
+
     python examples/compose_pipeline.py
     python examples/compose_pipeline.py --ranker build/demo/ranker      # re-ranked, by a model that `make demo` trains
     rocketqa serve build/examples/handbook                              # the page to ask on
@@ -34,7 +36,15 @@ parser.add_argument("--retriever", type=Path, default=None, help="a dual encoder
 parser.add_argument("--ranker", type=Path, default=None, help="a cross-encoder, if there is one")
 parser.add_argument("--output", type=Path, default=Path("build/examples/handbook"))
 arguments = parser.parse_args([] if "ipykernel" in sys.modules else None)  # a notebook has no command line
-retriever_model = arguments.retriever or small_encoder()
+
+
+def place(model: Path) -> Path:
+    """A folder by its full path, so that the pipeline can be loaded from anywhere; a name on a hub as it is."""
+    return model.resolve() if model.exists() else model
+
+
+retriever_model = place(arguments.retriever or small_encoder())
+ranker_model = arguments.ranker and place(arguments.ranker)
 
 # %% [markdown]
 """
@@ -49,7 +59,7 @@ documents = [
     Document(id=id, content=passage.text, meta={"title": passage.title, "topic": id.split("-")[0]})
     for id, passage in read_corpus(arguments.corpus)
 ]
-store = FAISSDocumentStore(path=arguments.output / "store", similarity="cosine")
+store = FAISSDocumentStore(path=arguments.output.resolve() / "store", similarity="cosine")
 indexing = Pipeline()
 indexing.add_component("embedder", RocketQADocumentEmbedder(model=retriever_model))
 indexing.add_component("writer", DocumentWriter(store, policy=DuplicatePolicy.OVERWRITE))
@@ -67,12 +77,12 @@ A retriever finds candidates; a re-ranker, where there is one, reads each of the
 # %%
 asking = Pipeline()
 asking.add_component(
-    "retriever", RocketQARetriever(model=retriever_model, document_store=store, top_k=20 if arguments.ranker else 3)
+    "retriever", RocketQARetriever(model=retriever_model, document_store=store, top_k=20 if ranker_model else 3)
 )
-if arguments.ranker:
-    asking.add_component("ranker", RocketQARanker(model=arguments.ranker, top_k=3))
+if ranker_model:
+    asking.add_component("ranker", RocketQARanker(model=ranker_model, top_k=3))
     asking.connect("retriever.documents", "ranker.documents")
-last = "ranker" if arguments.ranker else "retriever"
+last = "ranker" if ranker_model else "retriever"
 
 
 def ask(pipeline: Pipeline, question: str) -> list[Document]:

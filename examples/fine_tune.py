@@ -11,6 +11,8 @@ Expect: a table with RR@10 of BM25, the encoder as it came, the tuned retriever,
 that no training saw. A handbook of 24 passages is easy, and sixteen questions are few: look at the way, not at the
 numbers; `make demo` and your own corpus have meaningful ones.
 
+From the repository's root:
+
     python examples/fine_tune.py
     python examples/fine_tune.py --collection my-corpus --output my-models --epochs 3
 """

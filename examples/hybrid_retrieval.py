@@ -10,6 +10,8 @@ Takes: about a minute on 2 CPU cores, most of it for a small re-ranker, which is
 Expect: a table with RR@10 of BM25, the retriever, both joined, and both joined and re-ranked, on the test questions of
 a small handbook. With sixteen questions differences of a few hundredths are chance.
 
+From the repository's root:
+
     python examples/hybrid_retrieval.py
     python examples/hybrid_retrieval.py --ranker build/demo/ranker
 """

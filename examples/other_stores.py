@@ -1,5 +1,7 @@
 """Compose the same pipelines over a document store of Haystack's: PostgreSQL with pgvector, or Qdrant.
 
+From the repository's root:
+
     make demo                                       # once: trains the retriever that this example uses
     pip install "rocketqa-haystack[stores]"
     python examples/other_stores.py qdrant          # Qdrant's local mode, in memory

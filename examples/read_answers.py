@@ -9,6 +9,8 @@ Takes: about two minutes on 2 CPU cores, nearly all of it the training; seconds 
 Expect: for the test questions the answer found, the passage that it is from, and a star where it is right.
 A reader trained on four dozen questions is often wrong: one trained on SQuAD (`--reader`) is what you would use.
 
+From the repository's root:
+
     python examples/read_answers.py
     python examples/read_answers.py --reader my-reader
 """

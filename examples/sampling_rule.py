@@ -9,6 +9,8 @@ Takes: about a minute and a half on 2 CPU cores with the small handbook.
 Expect: RR@10 on the test questions of training without hard negatives, with the retriever's best as negatives, and with
 the rule's. With sixteen questions the order is chance; --collection takes a corpus that says more.
 
+From the repository's root:
+
     python examples/sampling_rule.py
     python examples/sampling_rule.py --collection my-corpus --first 10 --last 50
 """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import runpy
 import sys
 from pathlib import Path
@@ -31,13 +32,22 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):  #
     return run
 
 
-def test_compose_pipeline(run, encoder_folder: Path, ranker_folder: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
-    for options in ((), ("--ranker", ranker_folder)):  # the second time over the first one's store
-        printed = run("compose_pipeline", "--retriever", encoder_folder, "--output", tmp_path / "made", *options)
+def test_compose_pipeline(  # type: ignore[no-untyped-def]
+    run, encoder_folder: Path, ranker_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(EXAMPLES.parent)
+    relative = Path(os.path.relpath(tmp_path / "made"))
+    for options in ((), ("--ranker", os.path.relpath(ranker_folder))):  # the second time over the first one's store
+        printed = run(
+            "compose_pipeline", "--retriever", os.path.relpath(encoder_folder), "--output", relative, *options
+        )
         assert "24 passages indexed" in printed
         assert "On travel alone: " in printed
         assert set(printed.rpartition("alone: ")[2].strip().split(", ")) == {"Booking a journey", "Daily allowance"}
-    assert "ranker" in Pipeline.loads((tmp_path / "made" / "pipeline.yaml").read_text()).inputs()
+    monkeypatch.chdir(tmp_path)
+    pipeline = Pipeline.loads((tmp_path / "made" / "pipeline.yaml").read_text())
+    found = pipeline.run({"retriever": {"query": "journey"}, "ranker": {"query": "journey"}})["ranker"]["documents"]
+    assert len(found) == 3, "the file finds its models and its store from every folder"
 
 
 def test_hybrid_retrieval(run, encoder_folder: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]

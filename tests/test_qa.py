@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
-from haystack import Document, Pipeline
+from haystack import Document, ExtractedAnswer, Pipeline, component
+from haystack.core.serialization import allow_deserialization_module
 from made_up_answers import made_up
 from made_up_words import WORDS
 
@@ -84,6 +86,13 @@ def test_ten_documents_with_the_same_text_give_one_answer(write: Any) -> None:
     assert len(best) == 2
 
 
+@pytest.mark.parametrize("texts", [["\ufeff", "\u200b"], ["baba"]])
+@pytest.mark.parametrize("question", ["baba", "\u200b"])
+def test_texts_and_questions_that_cannot_be_seen_are_no_error(write: Any, texts: list[str], question: str) -> None:
+    answers = write("extractive", texts).run({"query": question})["reader"]["answers"]
+    assert {answer.data for answer in answers} == ({"baba", None} if texts == ["baba"] else set())
+
+
 def test_a_retrieval_pipeline_gives_as_many_passages_as_asked(write: Any) -> None:
     pipeline = write("retrieval", texts_of(6), "--passages", 4, "--retriever-weight", 20)
     assert set(pipeline.graph.nodes) == {"retriever", "ranker"}
@@ -109,6 +118,41 @@ def test_a_rag_pipeline_marks_the_passages_that_the_answer_names(write: Any) -> 
     assert [document.meta["referenced"] for document in answer.documents] == [False, True, False]
 
 
+def test_a_generator_of_ones_own_is_loaded_where_its_module_is_trusted(
+    write: Any,
+    encoder_folder: Path,
+    ranker_folder: Path,
+    answered: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "my_generator.py").write_text(
+        "from haystack import component\n"
+        "from haystack.dataclasses import ChatMessage\n"
+        "@component\n"
+        "class Mine:\n"
+        "    @component.output_types(replies=list[ChatMessage])\n"
+        "    def run(self, messages: list[ChatMessage]):\n"
+        "        return {'replies': [ChatMessage.from_assistant('mine')]}\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    write("retrieval", ["baba"])
+    models = ["--retriever", encoder_folder, "--ranker", ranker_folder, "--store", tmp_path / "store"]
+    output = tmp_path / "own" / "pipeline.yaml"
+    assert run("pipeline", "--kind", "rag", *models, "--generator", "my_generator.Mine", output) == 0
+    way = "HAYSTACK_DESERIALIZATION_ALLOWLIST=my_generator"
+    assert way in capsys.readouterr().out
+    for command in (("evaluate-qa", output, answered), ("serve", output.parent, "--port", 0)):
+        assert run(*command) == 2
+        error = capsys.readouterr().err
+        assert way in error
+        assert len(error.splitlines()) == 1
+    monkeypatch.setenv(*way.split("="))
+    (answer,) = Pipeline.loads(output.read_text()).run({"query": "baba"})["answer_builder"]["answers"]
+    assert answer.data == "mine"
+
+
 def test_a_rag_pipeline_over_an_empty_store_says_so_to_the_generator(write: Any) -> None:
     (answer,) = write("rag", [], "--generator", CHAT).run({"query": "baba"})["answer_builder"]["answers"]
     assert "There are no passages." in answer.data
@@ -130,8 +174,8 @@ def test_the_yaml_loads_from_another_folder_than_it_was_written_in(
 def test_keys_stay_in_environment_variables(write: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MY_KEY", "very secret")
     key = {"type": "env_var", "env_vars": ["MY_KEY"], "strict": True}
-    options = json.dumps({"api_key": key, "api_base_url": "http://127.0.0.1:1/v1", "model": "mine"})
-    pipeline = write("rag", [], "--generator-options", options)
+    options = {"api_key": key, "api_base_url": "http://127.0.0.1:1/v1", "generation_kwargs": {"temperature": 0}}
+    pipeline = write("rag", [], "--generator-options", json.dumps(options))
     assert pipeline.get_component("generator").api_key.resolve_value() == "very secret"
     assert "very secret" not in (tmp_path / "qa" / "pipeline.yaml").read_text()
 
@@ -145,6 +189,10 @@ def test_keys_stay_in_environment_variables(write: Any, tmp_path: Path, monkeypa
         (["--kind", "retrieval", "--store", "/nowhere"], "/nowhere is no document store"),
         (["--kind", "retrieval", "--ranker", "ENCODER"], "holds a dual encoder, not a cross-encoder"),
         (["--kind", "retrieval", "--retriever", "RANKER"], "holds a cross-encoder, not a dual encoder"),
+        (["--kind", "retrieval", "--generator", CHAT], "a pipeline of the kind retrieval has no generator"),
+        (["--kind", "retrieval", "--generator-options", '{"model": "x"}'], "of the kind retrieval has no generator"),
+        (["--kind", "extractive", "--reader", "READER", "--answers", "0"], "answers must be at least 1, but got 0"),
+        (["--kind", "rag", "--generator-options", '{"api_key": "sk-1"}'], '{"api_key": {"type": "env_var", "env_vars"'),
         (["--kind", "extractive", "--reader", "RANKER"], "is no question-answering model"),
         (["--kind", "extractive", "--reader", "/nowhere"], "there is no model folder '/nowhere'"),
         (["--kind", "rag", "--generator", "nothing.Here"], "there is no class 'nothing.Here'"),
@@ -247,6 +295,102 @@ def test_citations_are_not_part_of_a_generated_answer_and_no_answer_is_none(
     assert json.loads(output.read_text())["EM"] == 1
 
 
+@component
+class Say:
+    """A reader that says the same to everything."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    @component.output_types(answers=list[ExtractedAnswer])
+    def run(self, query: str) -> dict[str, Any]:
+        return {"answers": [ExtractedAnswer(query=query, score=0.9, data=self.text)]}
+
+
+@component
+class Route:
+    """Sends questions on by their first letter."""
+
+    @component.output_types(a=str, other=str)
+    def run(self, query: str) -> dict[str, Any]:
+        return {"a" if query.startswith("a") else "other": query}
+
+
+@component
+class Find:
+    """A retriever that finds the question itself."""
+
+    @component.output_types(documents=list[Document])
+    def run(self, text: str) -> dict[str, Any]:
+        return {"documents": [Document(content=text)]}
+
+
+@pytest.fixture
+def evaluate(tmp_path: Path) -> Any:
+    """Evaluates a pipeline of components on questions with answers; gives the report."""
+    allow_deserialization_module(__name__)
+
+    def evaluate_pipeline(components: dict[str, Any], edges: dict[str, str], asked: dict[str, str]) -> Any:
+        pipeline = Pipeline()
+        for name, instance in components.items():
+            pipeline.add_component(name, instance)
+        for sender, receiver in edges.items():
+            pipeline.connect(sender, receiver)
+        (tmp_path / "pipeline.yaml").write_text(pipeline.dumps())
+        qrels = {question: {"p": 1} for question in asked}
+        save_collection(tmp_path / "made", {"p": Passage("baba")}, {}, {"test": qrels})
+        lines = [{"_id": question, "text": question, "answers": [answer]} for question, answer in asked.items()]
+        (tmp_path / "made" / "queries.jsonl").write_text("\n".join(map(json.dumps, lines)))
+        output = tmp_path / "report.json"
+        assert run("evaluate-qa", tmp_path, tmp_path / "made", "--output", output) == 0
+        return json.loads(output.read_text())
+
+    return evaluate_pipeline
+
+
+@pytest.mark.parametrize("answer", ["arr[0]", "No answer"])
+def test_an_extracted_answer_is_measured_as_it_stands_in_its_passage(evaluate: Any, answer: str) -> None:
+    report = evaluate({"reader": Say(answer)}, {}, {"what?": answer})
+    assert (report["EM"], report["F1"]) == (1, 1)
+
+
+def test_a_stage_is_measured_on_the_questions_that_reach_it(evaluate: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    components = {"route": Route(), "finder": Find(), "reader": Say("x")}
+    report = evaluate(components, {"route.a": "finder.text"}, {"b x": "x", "a x": "x", "a y": "x"})
+    assert report["Success"] == {"finder": {"Success@1": 0.5}}
+    assert report["reached"] == {"route": 3, "finder": 2, "reader": 3}
+    assert report["EM"] == 1
+    assert list(report["seconds"])[-1] == "total"
+    assert "finder: reached by 2 of 3 questions" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("changed", ["questions", "answers", "model", "store"])
+def test_answers_are_not_taken_over_from_other_questions_models_or_documents(
+    write: Any, answered: Path, ranker_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], changed: str
+) -> None:
+    write("retrieval", texts_of(2))
+    model = tmp_path / "ranker"
+    shutil.copytree(ranker_folder, model)
+    file = tmp_path / "qa" / "pipeline.yaml"
+    file.write_text(file.read_text().replace(str(ranker_folder), str(model)))
+    command = ["evaluate-qa", file, answered, "--questions", 1, "--answers-file", tmp_path / "answers.jsonl"]
+    assert run(*command) == 0
+    assert run(*command) == 0, "nothing changed"
+    queries = answered / "queries.jsonl"
+    if changed == "questions":
+        queries.write_text(queries.read_text().replace('"text": "', '"text": "so '))
+    elif changed == "answers":
+        queries.write_text(queries.read_text().replace('"answers": ["', '"answers": ["1'))
+    elif changed == "model":
+        (model / "config.json").write_text((model / "config.json").read_text() + "\n")
+    else:
+        with FAISSDocumentStore(path=tmp_path / "store") as store:
+            store.delete_documents(["1"])
+    capsys.readouterr()
+    assert run(*command) == 2
+    assert "is not of the same models, data and options" in capsys.readouterr().err
+
+
 def test_an_interrupted_evaluation_goes_on(
     write: Any, answered: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -271,10 +415,12 @@ def test_mistakes_in_an_evaluation_are_one_sentence(
     (tmp_path / "text.yaml").write_text("hello")
     (tmp_path / "empty.yaml").write_text("components: {}\nconnections: []\n")
     (tmp_path / "evil.yaml").write_text("components: {x: {type: os.system, init_parameters: {}}}\nconnections: []\n")
+    (tmp_path / "endless.yaml").write_text("components: &c {x: {type: 5, init_parameters: *c}}\n")
     for pipeline, collection, message in (
         ("/nowhere.yaml", answered, "/nowhere.yaml: cannot be read"),
         (tmp_path / "text.yaml", answered, "is no pipeline that can be loaded"),
-        (tmp_path / "evil.yaml", answered, "is no pipeline that can be loaded"),
+        (tmp_path / "endless.yaml", answered, "is no pipeline that can be loaded"),
+        (tmp_path / "evil.yaml", answered, "has a class of the module os"),
         (tmp_path / "empty.yaml", answered, "no component has an open input `query`"),
         (tmp_path / "empty.yaml", collection_folder, "no question of the split 'test' has 'answers'"),
     ):

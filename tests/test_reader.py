@@ -237,6 +237,31 @@ def test_a_long_passages_windows_without_the_answer_are_negatives_too(language_m
     assert not any(window.spans for window in example.windows[1:])
 
 
+def invisible_answer() -> AnsweredQuestion:
+    text = "baba \u200b kaka"
+    return AnsweredQuestion("invisible", "baba", ("\u200b",), (Passage(text),), (((5, 6),),), (Passage("kaka"),))
+
+
+def test_questions_whose_answer_is_no_token_are_left_out_and_counted(
+    language_model: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    questions = [invisible_answer(), *made_up(2, seed=7), invisible_answer()]
+    trainer = ReaderTrainer(language_model, questions, settings=TrainingSettings(batch_size=2, **FAST))
+    assert trainer.train().losses
+    assert [question.query_id for question in trainer.questions] == ["0", "1"]
+    assert "left out: 2 questions whose answer is no token of the model" in caplog.text
+
+
+@pytest.mark.parametrize("max_length", [16, 21, 64])
+def test_the_widest_stride_takes_a_question_longer_than_a_window(language_model: Path, max_length: int) -> None:
+    text = "baba dede " * 60 + "7"
+    long = AnsweredQuestion("q", "? " * 200, ("7",), (Passage(text),), (((len(text) - 1, len(text)),),))
+    widest = (max_length - 3) // 2 - 1
+    run = TrainingSettings(batch_size=1, **FAST)
+    trainer = ReaderTrainer(language_model, [long], settings=run, negatives=0, max_length=max_length, stride=widest)
+    assert trainer.train().losses
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -245,7 +270,8 @@ def test_a_long_passages_windows_without_the_answer_are_negatives_too(language_m
         ({"questions": "without negatives"}, "mine them from a retriever's top k first, or ask for 0"),
         ({"selection_weight": -1.0}, "selection_weight must not be negative"),
         ({"max_length": 65}, "max_length must be between 16 and the 64 tokens"),
-        ({"stride": 40}, "stride must be 0 to half of max_length, but got 40 of 64"),
+        ({"stride": 30}, "stride must be 0 to 29 for a max_length of 64, but got 30"),
+        ({"questions": "without an answer that is a token"}, "no questions with an answer"),
         ({"model": "/nowhere"}, "there is no model folder '/nowhere'"),
     ],
 )
@@ -255,6 +281,8 @@ def test_a_reader_that_cannot_be_trained_is_refused(
     arguments: dict[str, Any] = {"model": language_model, "questions": made_up(2, seed=0), **changes}
     if arguments["questions"] == "without negatives":
         arguments["questions"] = [AnsweredQuestion("q", "a", ("b",), (Passage("b"),), (((0, 1),),))]
+    elif arguments["questions"] == "without an answer that is a token":
+        arguments["questions"] = [invisible_answer()]
     with pytest.raises(ValueError, match=message):
         ReaderTrainer(settings=TrainingSettings(**FAST), **arguments)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -26,6 +27,8 @@ from trainers.reader_windows import Window, as_tokenized, windows
 from trainers.sampling import EpochBatches
 from trainers.settings import TrainingSettings
 from trainers.sharding import is_sharded
+
+logger = logging.getLogger(__name__)
 
 #: Instead of minus infinity, which would make NaN of the gradient of passages that only fill up.
 NOWHERE = -1e6
@@ -59,14 +62,16 @@ class ReaderTrainer:
 
     Args:
         model: What to start from: a question-answering model, or any encoder or language model, which gets a new head.
-        questions: The training data.
+        questions: The training data. Questions with a positive that holds its answer in no token of the model, such as
+            a zero-width space, are left out with a note.
         dev: Questions to evaluate on, by exact match over their positives and first negatives; the best weights seen
             are kept.
         settings: Epochs, batch size (in questions), learning rate and the like.
         negatives: Distractors of each question, sampled anew in every epoch from its negatives and from those windows
             of a long positive that do not hold the answer.
         max_length: Tokens of a window with the question; None is 384, or what the model can read if that is less.
-        stride: Tokens that windows of a long passage have in common; None is a third of max_length.
+        stride: Tokens that windows of a long passage have in common, less than half of a window; None is a third of
+            max_length.
         selection_weight: Weight of the passage selection loss beside the span loss, see `reader_loss`.
         head_learning_rate: Of the answer head; None is ten times the encoder's, as the head's outputs are read in
             tenths.
@@ -89,12 +94,8 @@ class ReaderTrainer:
         selection_weight: float = 1.0,
         head_learning_rate: float | None = None,
     ) -> None:
-        if not any(question.positives for question in questions):
-            raise ValueError("there are no questions with an answer in a passage")
         if negatives < 0:
             raise ValueError(f"negatives must not be negative, but got {negatives}")
-        if negatives and not any(question.negatives for question in questions):
-            raise ValueError("no question has negatives: mine them from a retriever's top k first, or ask for 0")
         if selection_weight < 0:
             raise ValueError(f"selection_weight must not be negative, but got {selection_weight}")
         self.settings = settings or TrainingSettings()
@@ -102,9 +103,18 @@ class ReaderTrainer:
         self.reader = Reader.from_pretrained(
             model, device=str(self.accelerator.device), max_length=max_length, seed=self.settings.seed
         )
+        questions = _with_readable_answers(questions, self.reader.tokenizer)
+        if not any(question.positives for question in questions):
+            raise ValueError("there are no questions with an answer in a passage")
+        if negatives and not any(question.negatives for question in questions):
+            raise ValueError("no question has negatives: mine them from a retriever's top k first, or ask for 0")
         self.stride = self.reader.max_length // 3 if stride is None else stride
-        if not 0 <= self.stride <= self.reader.max_length // 2:
-            raise ValueError(f"stride must be 0 to half of max_length, but got {stride} of {self.reader.max_length}")
+        # A long question leaves the passage half of the window, which has to be more than what windows have in common.
+        widest = (self.reader.max_length - self.reader.tokenizer.num_special_tokens_to_add(pair=True)) // 2 - 1
+        if not 0 <= self.stride <= widest:
+            raise ValueError(
+                f"stride must be 0 to {widest} for a max_length of {self.reader.max_length}, but got {self.stride}"
+            )
         self.questions = questions
         self.dev = dev
         self.negatives = negatives
@@ -250,6 +260,22 @@ class ReaderTrainer:
             text, odds = self.answer(question.query, passages)
             total += exact_match(text if odds > 0 or not may_refuse else "", question.answers)
         return total / len(dev)
+
+
+def _with_readable_answers(questions: Sequence[AnsweredQuestion], tokenizer: Any) -> Sequence[AnsweredQuestion]:
+    """The questions without those whose answer is no token, which no window could hold."""
+
+    def answers(question: AnsweredQuestion) -> list[set[str]]:
+        places = zip(question.positives, question.spans, strict=True)
+        return [{passage.text[start:end] for start, end in spans} for passage, spans in places]
+
+    texts = sorted({text for question in questions for found in answers(question) for text in found})
+    ids = tokenizer(texts, add_special_tokens=False).input_ids if texts else []
+    unreadable = {text for text, tokens in zip(texts, ids, strict=True) if not tokens}
+    readable = [question for question in questions if not any(found <= unreadable for found in answers(question))]
+    if left_out := len(questions) - len(readable):
+        logger.warning("left out: %d questions whose answer is no token of the model", left_out)
+    return readable
 
 
 def _any_of(found: Sequence[Window], generator: np.random.Generator) -> Window:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,14 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from haystack import Pipeline
-from haystack.core.errors import DeserializationError
+from haystack import ExtractedAnswer, Pipeline
 from tqdm.auto import tqdm
 
 from rocketqa_haystack.data import AnsweredCollection, load_answered_collection
-from rocketqa_haystack.data.files import DataError, write_json
+from rocketqa_haystack.data.files import write_json
 from rocketqa_haystack.data.journal import Journal
+from rocketqa_haystack.document_stores.faiss import FAISSDocumentStore
 from rocketqa_haystack.evaluation import answer_rank, format_table, measure_answers, normalize_answer
+from rocketqa_haystack.pipelines import PIPELINE_FILE, document_stores, load_pipeline
 
 #: A passage that a generated answer names, like [2].
 CITATION = re.compile(r"\s*\[\d+\]")
@@ -38,7 +38,8 @@ def evaluate_qa(
     Exact match (EM) and F1 are SQuAD's, of the pipeline's best answer. "No answer" counts as an answer where the split
     has questions without one; elsewhere the best other answer does. Success@k is the share of questions with an answer
     string in a stage's first k passages, as on Natural Questions. Times are those of one question after another: p50
-    is the median, p95 the time that 95 of 100 questions stay under.
+    is the median, p95 the time that 95 of 100 questions stay under. Where a pipeline has branches, Success@k and times
+    of a stage are those of the questions that reached it.
 
     Args:
         pipeline: A pipeline as `rocketqa pipeline` writes it, or a folder with a pipeline.yaml.
@@ -48,7 +49,8 @@ def evaluate_qa(
         ranks: The k of Success@k; those beyond a stage's passages are left out.
         output: Write the measures as JSON.
         answers_file: Write each question's answer, ranks and times as JSON lines, as they come. Where the file is there
-            already, an interrupted evaluation goes on.
+            already, an interrupted evaluation goes on, if the questions, the pipeline, its model folders and its
+            document store are what they were.
     """
     if questions is not None and questions < 1:
         raise ValueError(f"questions must be at least 1, but got {questions}")
@@ -56,11 +58,11 @@ def evaluate_qa(
         raise ValueError(f"ranks must be 1 or more, but got {ranks}")
     data = load_answered_collection(collection, split)
     asked = _spread([id for id in data.collection.queries if id in data.answers], questions)
-    file = pipeline / "pipeline.yaml" if pipeline.is_dir() else pipeline
-    text = _read(file)
-    key = {"pipeline": hashlib.sha256(text.encode()).hexdigest(), "collection": collection.name, "split": split}
-    loaded = _load(file, text)
-    journal = Journal(answers_file, key)
+    file = pipeline / PIPELINE_FILE if pipeline.is_dir() else pipeline
+    loaded = load_pipeline(file)
+    if not _question_inputs(loaded, ""):
+        raise ValueError(f"{file}: no component has an open input `query`")
+    journal = Journal(answers_file, {} if answers_file is None else _key(file, loaded, data))
     if remaining := [id for id in asked if id not in journal.records]:
         for record in _ask(loaded, data, remaining):
             journal.append(record)
@@ -73,6 +75,9 @@ def evaluate_qa(
         for stage, seconds in report["seconds"].items()
     }
     print(format_table(rows, "stage"))
+    for stage, number in report["reached"].items():
+        if number < len(asked):
+            print(f"{stage}: reached by {number} of {len(asked)} questions")
     if output is not None:
         write_json(output, {"questions": len(asked), "collection": str(collection), "split": split, **report})
         print(f"written: {output}")
@@ -85,21 +90,36 @@ def _spread(ids: list[str], number: int | None) -> list[str]:
     return [ids[i * len(ids) // number] for i in range(number)]
 
 
-def _read(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{file}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
+def _key(file: Path, pipeline: Pipeline, data: AnsweredCollection) -> dict[str, Any]:
+    """What the answers depend on, as far as it can be told: models on a hub go by their names."""
+    from trainers.fingerprints import of_questions
+    from trainers.recipes.plan import File, GivenModel
+
+    return {
+        "pipeline": File(file).key,
+        "questions": of_questions(data),
+        "models": {model: GivenModel(model).key for model in sorted(_model_folders(pipeline.to_dict()["components"]))},
+        "stores": [_state(store) for store in document_stores(pipeline)],
+    }
 
 
-def _load(file: Path, text: str) -> Pipeline:
-    try:
-        pipeline = Pipeline.loads(text)
-    except (DeserializationError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ValueError(f"{file} is no pipeline that can be loaded: {error}") from error
-    if not _question_inputs(pipeline, ""):
-        raise ValueError(f"{file}: no component has an open input `query`")
-    return pipeline
+def _model_folders(description: Any) -> Iterator[str]:
+    """The folders that components name as their `model`."""
+    if isinstance(description, Mapping):
+        model = description.get("model")
+        if isinstance(model, str) and Path(model).is_dir():
+            yield model
+    for part in description.values() if isinstance(description, Mapping) else description:
+        if isinstance(part, Mapping | list):
+            yield from _model_folders(part)
+
+
+def _state(store: Any) -> list[Any]:
+    if not isinstance(store, FAISSDocumentStore):
+        return [type(store).__name__, store.count_documents()]  # which all stores can tell, and no more
+    with store._transaction() as database:
+        state = database.state()
+    return [state.store, state.generation]
 
 
 def _question_inputs(pipeline: Pipeline, question: str) -> dict[str, Any]:
@@ -167,30 +187,47 @@ def _answers(result: Mapping[str, Any]) -> dict[str, Any]:
     outputs = [output["answers"] for output in result.values() if "answers" in output]
     if not outputs:
         return {}
-    texts = [CITATION.sub("", answer.data or "").strip() for answer in outputs[-1]]
-    texts = ["" if normalize_answer(text) == "no answer" else text for text in texts]
+    texts = [_answer_text(answer) for answer in outputs[-1]]
     return {"first": next(iter(texts), ""), "answer": next(filter(None, texts), "")}
+
+
+def _answer_text(answer: Any) -> str:
+    text = answer.data or ""
+    if isinstance(answer, ExtractedAnswer):
+        return text  # a span of a passage, which may well be "arr[0]" or "No answer"
+    text = CITATION.sub("", text).strip()
+    return "" if normalize_answer(text) == "no answer" else text
 
 
 def _measures(records: Sequence[dict[str, Any]], data: AnsweredCollection, ranks: Sequence[int]) -> dict[str, Any]:
     report: dict[str, Any] = {}
     answers = {record["id"]: data.answers[record["id"]] for record in records}
-    if "answer" in records[0]:
+    if any("answer" in record for record in records):
         chosen = "answer" if all(answers.values()) else "first"
-        report = measure_answers({record["id"]: record[chosen] for record in records}, answers)
+        report = measure_answers({record["id"]: record.get(chosen, "") for record in records}, answers)
+    ranked = _by_stage(records, "ranks")
     report["Success"] = {
         stage: {
-            f"Success@{k}": sum((record["ranks"][stage][0] or k + 1) <= k for record in records) / len(records)
+            f"Success@{k}": sum((rank or k + 1) <= k for rank, _ in found) / len(found)
             for k in ranks
-            if k <= max(record["ranks"][stage][1] for record in records) or k == ranks[0]
+            if k <= max(number for _, number in found) or k == ranks[0]
         }
-        for stage in records[0]["ranks"]
+        for stage, found in ranked.items()
     }
+    timed = _by_stage(records, "seconds")
+    timed["total"] = timed.pop("total")  # the last row
     report["seconds"] = {
-        stage: {
-            name: float(np.quantile([record["seconds"].get(stage, 0.0) for record in records], share))
-            for name, share in (("p50", 0.5), ("p95", 0.95))
-        }
-        for stage in records[0]["seconds"]
+        stage: {name: float(np.quantile(seconds, share)) for name, share in (("p50", 0.5), ("p95", 0.95))}
+        for stage, seconds in timed.items()
     }
+    report["reached"] = {stage: len(seconds) for stage, seconds in timed.items() if stage != "total"}
     return report
+
+
+def _by_stage(records: Sequence[dict[str, Any]], field: str) -> dict[str, list[Any]]:
+    """A field's values of each stage, for the questions that reached it."""
+    found: dict[str, list[Any]] = {}
+    for record in records:
+        for stage, value in record[field].items():
+            found.setdefault(stage, []).append(value)
+    return found

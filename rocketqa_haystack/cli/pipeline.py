@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
+from inspect import signature
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,18 +11,26 @@ from haystack import Pipeline
 from haystack.components.builders import AnswerBuilder, ChatPromptBuilder
 from haystack.dataclasses import ChatMessage
 from haystack.utils import deserialize_secrets_inplace
+from haystack.utils.auth import SecretType
 
 from rocketqa_haystack import FAISSDocumentStore, RocketQARanker, RocketQARetriever
 from rocketqa_haystack.data.files import atomic_write
 from rocketqa_haystack.encoders import DualEncoder
 from rocketqa_haystack.encoders.errors import ModelError
 from rocketqa_haystack.encoders.loading import check_kind, is_folder, resolve
+from rocketqa_haystack.pipelines import UntrustedModuleError, parse_pipeline
 
 #: Windows that the reader puts through its model at a time: those of a long document would fill the memory.
 READER_BATCH = 16
 
 #: Tokens of a window at most, and a third of them overlap.
 READER_LENGTH = 384
+
+#: Spans that the reader takes of a window at most: its own default.
+ANSWERS_PER_WINDOW = 20
+
+#: What writes the answers of `rag`.
+GENERATOR = "haystack.components.generators.chat.OpenAIChatGenerator"
 
 SYSTEM_PROMPT = """Answer the question from the numbered passages below and from nothing else, in as few words as \
 possible. Name the passages that the answer is from, like [2]. If the passages do not hold the answer, or there are \
@@ -44,7 +53,7 @@ def pipeline(
     ranker: str,
     store: Path,
     reader: str | None = None,
-    generator: str = "haystack.components.generators.chat.OpenAIChatGenerator",
+    generator: str | None = None,
     generator_options: dict[str, Any] = {},  # noqa: B006 (the parser copies it)
     candidates: int = 50,
     passages: int = 10,
@@ -60,6 +69,9 @@ def pipeline(
     After `import rocketqa_haystack`, haystack.Pipeline.load takes the file, and pipeline.run({"query": "..."}) asks.
     The components are named retriever, ranker, and reader or prompt_builder, generator and answer_builder.
 
+    A generator of your own is loaded where the environment variable HAYSTACK_DESERIALIZATION_ALLOWLIST names its
+    module: a file can only use the classes that are trusted where it is read.
+
     Args:
         output: The YAML file to write.
         kind: What answers: passages, spans of them, or a language model.
@@ -67,9 +79,11 @@ def pipeline(
         ranker: The cross-encoder that re-orders the candidates.
         store: The folder that `rocketqa index` wrote.
         reader: For `extractive`: a question-answering model, such as `rocketqa train-reader` writes.
-        generator: For `rag`: the class of the chat generator, with its module.
+        generator: For `rag`: the class of the chat generator, with its module; Haystack's OpenAIChatGenerator by
+            default.
         generator_options: For `rag`: what the class is initialised with, such as {"model": "...", "api_base_url":
-            "..."}. API keys belong into environment variables, as the class says.
+            "..."}. API keys belong into environment variables: {"api_key": {"type": "env_var", "env_vars": ["MY_KEY"],
+            "strict": true}}.
         candidates: Passages that the retriever hands to the ranker.
         passages: Passages that the ranker hands on; of several with the same text one.
         answers: For `extractive`: answers at most, besides "no answer".
@@ -79,6 +93,10 @@ def pipeline(
         raise ValueError(
             f"a pipeline of the kind {kind} " + ("needs a --reader" if reader is None else "has no reader")
         )
+    if kind != "rag" and (generator is not None or generator_options):
+        raise ValueError(f"a pipeline of the kind {kind} has no generator")
+    if answers < 1:
+        raise ValueError(f"answers must be at least 1, but got {answers}")
     if output.exists():
         raise FileExistsError(f"{output} is there already; remove it or choose another")
     if not (store / "documents.sqlite").is_file():
@@ -101,10 +119,18 @@ def pipeline(
         pipeline.add_component("reader", _reader(reader, answers))
         pipeline.connect("ranker.documents", "reader.documents")
     elif kind == "rag":
-        _add_generator(pipeline, generator, generator_options)
+        _add_generator(pipeline, generator or GENERATOR, generator_options)
+    text = pipeline.dumps()
+    note = None
+    try:
+        parse_pipeline(text, output)
+    except UntrustedModuleError as error:
+        note = f"Note: {error} wherever it is loaded"
     with atomic_write(output) as file:
-        file.write(pipeline.dumps())
+        file.write(text)
     print(f"written: {output}")
+    if note is not None:
+        print(note)
 
 
 def _retriever(model: str, store: Path, top_k: int) -> RocketQARetriever:
@@ -126,14 +152,21 @@ def _reader(model: str, top_k: int) -> Any:
     place = _place(model)
     try:
         architectures = AutoConfig.from_pretrained(place).architectures or [""]
-        longest = AutoTokenizer.from_pretrained(place).model_max_length
+        tokenizer = AutoTokenizer.from_pretrained(place)
     except (OSError, ValueError) as error:
         raise ModelError(f"{model} cannot be loaded as a reader: {str(error).splitlines()[0]}") from error
     if not architectures[0].endswith("ForQuestionAnswering"):
         raise ModelError(f"{model} is no question-answering model; `rocketqa train-reader` makes one")
-    length = min(READER_LENGTH, longest)
+    length = min(READER_LENGTH, tokenizer.model_max_length)
+    # The reader takes so many spans of each window, and fails where the longest has fewer pairs of tokens.
+    shortest = tokenizer.num_special_tokens_to_add(pair=True) + 1
     return TransformersExtractiveReader(
-        model=place, top_k=top_k, max_seq_length=length, stride=length // 3, max_batch_size=READER_BATCH
+        model=place,
+        top_k=top_k,
+        max_seq_length=length,
+        stride=length // 3,
+        max_batch_size=READER_BATCH,
+        answers_per_seq=min(ANSWERS_PER_WINDOW, shortest**2),
     )
 
 
@@ -143,8 +176,14 @@ def _add_generator(pipeline: Pipeline, name: str, options: dict[str, Any]) -> No
         generator = getattr(import_module(module), attribute)
     except (ImportError, ValueError, AttributeError) as error:
         raise ValueError(f"there is no class {name!r}: {error}") from error
+    for key, parameter in signature(generator.__init__).parameters.items():
+        if "Secret" in str(parameter.annotation) and isinstance(options.get(key), str):
+            raise ValueError(
+                f"{key} is a secret, which a file should not hold; name the environment variable that does: "
+                f'{{"{key}": {{"type": "env_var", "env_vars": ["MY_KEY"], "strict": true}}}}'
+            )
     options = dict(options)
-    deserialize_secrets_inplace(options, [key for key, value in options.items() if isinstance(value, dict)])
+    deserialize_secrets_inplace(options, [key for key, value in options.items() if _is_secret(value)])
     try:
         made = generator(**options)
     except (TypeError, AttributeError) as error:
@@ -158,6 +197,10 @@ def _add_generator(pipeline: Pipeline, name: str, options: dict[str, Any]) -> No
     pipeline.connect("prompt_builder.prompt", "generator.messages")
     pipeline.connect("generator.replies", "answer_builder.replies")
     pipeline.connect("ranker.documents", "answer_builder.documents")
+
+
+def _is_secret(value: Any) -> bool:
+    return isinstance(value, dict) and value.get("type") in [kind.value for kind in SecretType]
 
 
 def _place(model: str) -> str:

@@ -8,6 +8,7 @@ import socket
 import sys
 from contextlib import suppress
 from pathlib import Path
+from threading import Timer
 
 #: Holds the bearer token, where a command line would show it to everyone on the machine.
 TOKEN_VARIABLE = "ROCKETQA_SERVE_TOKEN"
@@ -33,7 +34,7 @@ def serve(
     FOLDER holds a pipeline.yaml, as `rocketqa demo` and `rocketqa pipeline` write it. Questions are POSTed to /ask/run
     as {"question": "..."}, with "filters" (Haystack's) and "top_k" if wanted. Also there: /feedback, /fields, /health,
     /metrics (Prometheus), /openapi.json. Questions that come in together are encoded together. Ctrl-C or SIGTERM ends
-    the service when the questions that it has are answered. It needs the extra serve.
+    the service when the questions that it has are answered, after 30 seconds at most. It needs the extra serve.
 
     Args:
         folder: The folder with pipeline.yaml.
@@ -58,14 +59,16 @@ def serve(
     except ImportError as error:
         raise ImportError(f"{error}; serving needs pip install 'rocketqa-haystack[serve]'") from error
     from rocketqa_haystack.data.feedback import FeedbackFile
+    from rocketqa_haystack.pipelines import document_stores
     from rocketqa_haystack.serving.asking import AskingPipeline
     from rocketqa_haystack.serving.batching import BatchSettings
 
     if not 0 <= port <= 65_535:
         raise ValueError(f"a port is a number up to 65535, but got {port}")
     local = host in LOOPBACK
+    token = token if token is not None else os.environ.get(TOKEN_VARIABLE) or None
     settings = ServiceSettings(
-        token=token if token is not None else os.environ.get(TOKEN_VARIABLE) or None,
+        token=token and token.strip(),  # a file's last line break is no part of it
         hosts=frozenset(LOOPBACK) if local else None,
         max_question=max_question,
         max_body=max_body,
@@ -79,6 +82,8 @@ def serve(
         print(f"Loading {folder} ...", flush=True)
         asking = AskingPipeline(folder, batches)
         print(f"{asking.documents:,} documents", flush=True)
+        if not asking.documents and any(document_stores(asking.pipeline)):
+            print("Warning: the document store is empty, so that nothing will be found", flush=True)
         app = make_app(asking, FeedbackFile(feedback or folder / "feedback.jsonl"), metrics, settings)
         address = f"[{host}]" if ":" in host else host
 
@@ -87,13 +92,27 @@ def serve(
                 await super().startup(sockets)
                 print(f"Ask on http://{address}:{listener.getsockname()[1]}/  (Ctrl-C stops)", flush=True)
 
-        config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=GRACE)
-        server = Server(config)
+            async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+                # What hangs in a thread cannot be stopped, and would be waited for without end: by uvicorn, by the
+                # pipeline's closing, and by the interpreter. So the process itself ends, whatever it waits for.
+                end = Timer(GRACE, _end)
+                end.daemon = True
+                end.start()
+                await super().shutdown(sockets)
+                if not self.force_exit:  # after a second Ctrl-C threads may still hang
+                    end.cancel()
+
+        server = Server(uvicorn.Config(app, log_level="warning", access_log=False))
         # uvicorn hands a signal on to whoever had it before, when it has stopped.
         signal.signal(signal.SIGTERM, lambda number, frame: setattr(server, "should_exit", True))
         with suppress(KeyboardInterrupt):
             server.run(sockets=[listener])
     print("stopped", file=sys.stderr)
+
+
+def _end() -> None:
+    print(f"stopped after {GRACE} seconds, with questions unanswered", file=sys.stderr, flush=True)
+    os._exit(1)
 
 
 def _listener(host: str, port: int) -> socket.socket:
@@ -102,6 +121,7 @@ def _listener(host: str, port: int) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
+        listener.listen()  # now and not when all is loaded: until then another process could have the same port
     except OSError as error:
         listener.close()
         raise OSError(f"cannot listen on {host}, port {port}: {error.strerror}") from error

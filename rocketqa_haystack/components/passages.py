@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,6 +25,11 @@ def to_passages(documents: Sequence[Document], title_fields: Sequence[str], sepa
         )
         for document in documents
     ]
+
+
+def has_visible_text(text: str) -> bool:
+    """Whether a text has a character that can be seen: no space, control or format character, nor a mark alone."""
+    return any(unicodedata.category(character)[0] in "LNPS" for character in text)
 
 
 def check_documents(documents: Any, component: str) -> None:

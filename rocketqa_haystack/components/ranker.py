@@ -18,6 +18,7 @@ from rocketqa_haystack.components.passages import (
     check_documents,
     check_query,
     check_top_k,
+    has_visible_text,
     to_passages,
 )
 from rocketqa_haystack.encoders import CrossEncoder
@@ -96,8 +97,8 @@ class RocketQARanker:
             questions gains from the retriever's opinion; one over the retriever's training temperature (20, for
             cosines) puts both on one scale.
         :param distinct_texts:
-            If `True`, Documents without text are left out, and of several with the same text all but the most relevant:
-            a reader or a language model behind the ranker gains nothing from them.
+            If `True`, Documents without text that can be seen are left out, and of several with the same text all but
+            the most relevant: a reader or a language model behind the ranker gains nothing from them.
         :param progress_bar:
             If `True`, shows a progress bar.
         :raises TypeError: If `model` is not a name.
@@ -183,7 +184,7 @@ class RocketQARanker:
         score_threshold = self.score_threshold if score_threshold is None else score_threshold
         candidates = _without_repeats(documents)
         if self.distinct_texts:
-            candidates = [document for document in candidates if (document.content or "").strip()]
+            candidates = [document for document in candidates if has_visible_text(document.content or "")]
         if not candidates:
             return {"documents": []}
         self.warm_up()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import secrets
 from collections import OrderedDict
 from collections.abc import AsyncIterator
@@ -77,8 +78,8 @@ class ServiceSettings:
     threads: int = 64
 
     def __post_init__(self) -> None:
-        if self.token is not None and (not self.token.strip() or not self.token.isascii()):
-            raise ValueError("the token must be made of ASCII characters, and not empty")
+        if self.token is not None and not re.fullmatch("[!-~]+", self.token):
+            raise ValueError("the token must be made of ASCII characters without white space, and not empty")
         for name in ("max_question", "max_body", "max_waiting", "timeout", "threads"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be greater than 0, but got {getattr(self, name)}")
@@ -231,6 +232,7 @@ def make_app(
         """The metadata fields that filters can name, with their values."""
         return {"filters": asking.takes_filters, "fields": await asyncio.to_thread(asking.fields)}
 
+    @app.head("/health", include_in_schema=False)
     @app.get("/health")
     async def health() -> dict[str, str]:
         """Whether questions are taken."""
@@ -257,7 +259,7 @@ def _add_page(app: FastAPI, *, protected: bool) -> None:
         async def page() -> Response:
             return Response(content, media_type=media_type)
 
-        app.add_api_route(path, page, methods=["GET"], include_in_schema=False)
+        app.add_api_route(path, page, methods=["GET", "HEAD"], include_in_schema=False)
 
     for path, (name, media_type) in PAGE.items():
         content = (folder / name).read_text(encoding="utf-8")
@@ -274,8 +276,10 @@ def _add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
+        if first["type"] == "json_invalid":
+            return error_response(422, f"the body is no JSON: {first['ctx']['error']}, character {first['loc'][-1]}")
         place = ".".join(str(part) for part in first["loc"] if part != "body")
-        return error_response(422, f"{place}: {first['msg']}" if place else first["msg"])
+        return error_response(422, f"{place}: {first['msg']}" if place else "the body must be a JSON object")
 
     @app.exception_handler(Exception)
     async def unknown(request: Request, error: Exception) -> Response:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -12,26 +13,28 @@ from threading import Lock
 from typing import Any
 
 import networkx
-from haystack import Document, Pipeline
-from haystack.core.errors import DeserializationError, PipelineRuntimeError
+from haystack import Document
+from haystack.core.errors import PipelineRuntimeError
 from haystack.dataclasses import ChatMessage
 from haystack.errors import FilterError
 
 from rocketqa_haystack.components import RocketQARanker, RocketQARetriever, RocketQATextEmbedder
 from rocketqa_haystack.components.passages import TITLE_FIELDS, to_passages
+from rocketqa_haystack.pipelines import PIPELINE_FILE, document_stores, load_pipeline
 from rocketqa_haystack.serving.batching import (
     BatchedCrossEncoder,
     BatchedDualEncoder,
     BatchSettings,
 )
 
-PIPELINE_FILE = "pipeline.yaml"
-
 #: Inputs that take the question. A `text` is one only where it must be given: prompt builders and others have them too.
 QUESTION_INPUTS = ("query", "question", "text")
 
 #: Outputs that a person is shown.
 SHOWN_OUTPUTS = ("documents", "answers", "replies")
+
+#: Levels of filters within filters. Stores go through them by recursion, which has an end.
+MOST_LEVELS = 50
 
 #: Documents of a store whose metadata is listed for the filters, values listed of each field, seconds they are kept.
 MOST_DOCUMENTS = 200_000
@@ -123,7 +126,9 @@ class AskingPipeline:
 
     def __init__(self, folder: str | Path, batches: BatchSettings | None = None) -> None:
         self.file = Path(folder) / PIPELINE_FILE
-        self.pipeline = _load(self.file)
+        if not self.file.is_file():
+            raise ValueError(f"there is no {self.file}; `rocketqa demo` and `rocketqa pipeline` write such folders")
+        self.pipeline = load_pipeline(self.file)
         inputs = self.pipeline.inputs()
         self._question = {
             name: socket
@@ -160,13 +165,15 @@ class AskingPipeline:
             top_k: Answers, or passages where there are no answers, at most; the pipeline's own number by default.
 
         Raises:
-            QuestionError: The pipeline takes no filters or these make no sense, or it takes no top_k.
+            QuestionError: The pipeline takes no filters, these make no sense or are too deep, or it takes no top_k.
             PipelineRuntimeError: A component failed.
         """
         data: dict[str, dict[str, Any]] = {name: {socket: question} for name, socket in self._question.items()}
         if filters:
             if not self._filtered:
                 raise QuestionError("this pipeline takes no filters")
+            if _levels(filters) > MOST_LEVELS:
+                raise QuestionError(f"the filters have more than {MOST_LEVELS} levels")
             for name in self._filtered:
                 data.setdefault(name, {})["filters"] = filters
         if top_k is not None:
@@ -206,7 +213,7 @@ class AskingPipeline:
         """Ends the batching threads and closes the document stores."""
         for encoder in self._batched:
             encoder.close()
-        for store in self._stores():
+        for store in document_stores(self.pipeline):
             if hasattr(store, "close"):
                 store.close()
 
@@ -219,19 +226,15 @@ class AskingPipeline:
             self._batched.append(ranker)
         instance.run = _timed(name, instance.run, Lock() if _holds_a_model(instance) else None)
 
-    def _stores(self) -> Iterator[Any]:
-        for _, instance in self.pipeline.walk():
-            for owner in (instance, getattr(instance, "retriever", None)):
-                if (store := getattr(owner, "document_store", None)) is not None:
-                    yield store
-
     def _count_documents(self) -> int:
         # A store that cannot be read is told now, not to whoever asks first.
-        return sum(store.count_documents() for store in self._stores() if hasattr(store, "count_documents"))
+        return sum(
+            store.count_documents() for store in document_stores(self.pipeline) if hasattr(store, "count_documents")
+        )
 
     def _list_fields(self) -> list[dict[str, Any]]:
         found: dict[str, dict[str, Any]] = {}
-        for store in self._stores() if self._filtered else ():
+        for store in document_stores(self.pipeline) if self._filtered else ():
             if not hasattr(store, "get_metadata_fields_info") or store.count_documents() > MOST_DOCUMENTS:
                 continue
             for name, info in store.get_metadata_fields_info().items():
@@ -240,17 +243,18 @@ class AskingPipeline:
         return sorted(found.values(), key=lambda description: description["name"])
 
 
-def _load(file: Path) -> Pipeline:
-    if not file.is_file():
-        raise ValueError(f"there is no {file}; `rocketqa demo` and `rocketqa pipeline` write such folders")
-    try:
-        return Pipeline.loads(file.read_text(encoding="utf-8"))
-    except (DeserializationError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"{file} cannot be loaded: {error}") from error
-
-
 def _takes_question(socket: str, description: Mapping[str, Any]) -> bool:
     return bool(description["is_mandatory"]) if socket == "text" else description["type"] in (str, Any, str | None)
+
+
+def _levels(filters: Any) -> int:
+    """How deep filters stand within filters."""
+    level, depth = [filters], 0
+    while level:
+        conditions = [member.get("conditions") for member in level if isinstance(member, dict)]
+        level = [member for members in conditions if isinstance(members, list) for member in members]
+        depth += 1
+    return depth
 
 
 def _holds_a_model(instance: Any) -> bool:
@@ -265,10 +269,13 @@ def _timed(name: str, run: Callable[..., Any], lock: Lock | None) -> Callable[..
     def timed(**inputs: Any) -> Any:
         start = time.perf_counter()
         try:
-            if lock is None:
+            with lock or nullcontext():
                 return run(**inputs)
-            with lock:
-                return run(**inputs)
+        except Exception:
+            raise
+        except BaseException as error:
+            # A tokenizer's panic, or exit() in a stage: it ends the question and not the service.
+            raise RuntimeError(f"{type(error).__name__}: {error}") from error
         finally:
             if (seconds := _SECONDS.get()) is not None:
                 seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - start

@@ -133,7 +133,7 @@ class MicroBatcher(Generic[Item, Result]):
     def _run(self, batch: list[_Entry[Item, Result]]) -> None:
         try:
             results = self._compute([entry.item for entry in batch])
-        except Exception as error:
+        except BaseException as error:  # a tokenizer's panic is no Exception, and must not end the thread
             if len(batch) == 1:
                 batch[0].future.set_exception(error)
                 return

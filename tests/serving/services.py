@@ -56,7 +56,7 @@ class Service:
         connection.close()
         told = dict(response.getheaders())
         is_json = told.get("content-type", "").startswith("application/json")
-        return response.status, json.loads(content) if is_json else content.decode(), told
+        return response.status, json.loads(content) if is_json and content else content.decode(), told
 
     def ask(self, question: str, **more: Any) -> Any:
         """The reply to a question that must be answered."""

@@ -49,6 +49,16 @@ class Page:
         return self.page
 
 
+def reached_by_tab(page: Any) -> list[str]:
+    """What a person with a keyboard comes by, from the page's start."""
+    page.evaluate("document.activeElement.blur()")
+    found = []
+    for _ in range(4):
+        page.keyboard.press("Tab")
+        found.append(page.evaluate("document.activeElement.textContent || document.activeElement.id"))
+    return found
+
+
 @pytest.fixture
 def open_page(browser: Any) -> Iterator[Any]:
     contexts = []
@@ -247,6 +257,16 @@ def test_everything_can_be_done_with_the_keyboard_and_has_a_name(retrieval: Serv
             && !control.textContent.trim()).length"""
     )
     assert nameless == 0
+
+
+def test_the_link_to_the_answers_is_there_when_they_are(retrieval: Service, open_page: Any) -> None:
+    page = open_page(retrieval)
+    link = "To the answers"
+    assert link not in reached_by_tab(page.page)
+    page.ask("bada")
+    page.page.get_by_role("link", name=link).focus()
+    page.page.keyboard.press("Enter")
+    assert page.page.evaluate("document.activeElement.id") == "results"
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

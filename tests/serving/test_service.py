@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -22,6 +23,7 @@ from services import Service, WriteFolder, running
 
 from rocketqa_haystack import RocketQARanker
 from rocketqa_haystack.cli.main import main
+from rocketqa_haystack.cli.serve import _listener
 from rocketqa_haystack.data import Collection, Passage, read_groups
 from rocketqa_haystack.serving.asking import AskingPipeline, QuestionError
 from rocketqa_haystack.serving.batching import BatchSettings, MicroBatcher
@@ -91,6 +93,16 @@ def test_filters_narrow_the_search_and_the_fields_to_filter_on_are_listed(retrie
     assert "filters make no sense" in content["error"]["message"]
 
 
+def test_filters_within_filters_have_an_end(retrieval: Service) -> None:
+    for levels, expected in ((50, 200), (51, 422), (300, 422)):
+        filters: dict[str, Any] = {"field": "meta.kind", "operator": "==", "value": "even"}
+        for _ in range(levels - 1):
+            filters = {"operator": "NOT", "conditions": [filters]}
+        status, content, _ = retrieval.call("/ask/run", {"question": "bada", "filters": filters})
+        assert status == expected
+    assert content["error"]["message"] == "the filters have more than 50 levels"
+
+
 def test_an_empty_store_gives_an_empty_reply(write_folder: WriteFolder) -> None:
     with running(write_folder(ranker=True, reader=True, empty=True)) as service:
         reply = service.ask("bada")
@@ -154,7 +166,9 @@ def test_requests_beyond_the_limits_are_refused_in_json(write_folder: WriteFolde
             (422, "empty", service.call("/ask/run", {"question": " \n"})),
             (422, "top_k", service.call("/ask/run", {"question": "bada", "top_k": 0})),
             (422, "question", service.call("/ask/run", {})),
-            (422, "JSON", service.call("/ask/run", b"{")),
+            (422, "the body is no JSON: Expecting property name", service.call("/ask/run", b"{")),
+            (422, "the body must be a JSON object", service.call("/ask/run", b"null")),
+            (422, "the body must be a JSON object", service.call("/ask/run", b"")),
             (422, "surrogate", service.call("/ask/run", b'{"question": "\\ud800"}')),
             (413, "500 bytes", service.call("/ask/run", {"question": "b", "more": "x" * 500})),
             (404, "Not Found", service.call("/nowhere")),
@@ -226,6 +240,35 @@ def test_a_failing_backend_gives_an_error_in_json_without_its_message_or_trace(
     assert reference[1] in caplog.text  # the log has the rest
     assert "hunter2" in caplog.text
     assert retrieval.call("/health")[0] == 200
+
+
+class Panic(BaseException):
+    """What tokenizers raise where they break is no Exception either."""
+
+
+@pytest.mark.parametrize("fatal", [Panic, SystemExit, KeyboardInterrupt])
+def test_what_is_no_exception_fails_a_question_and_not_the_service(
+    retrieval: Service, monkeypatch: pytest.MonkeyPatch, fatal: type[BaseException]
+) -> None:
+    encoder = retrieval.asking._batched[0]._batcher
+
+    def panic(items: list[Any]) -> Any:
+        raise fatal("password=hunter2")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(encoder, "_compute", panic)
+        status, content, _ = retrieval.call("/ask/run", {"question": "bada"})
+    assert (status, content["error"]["status"]) == (500, 500)
+    assert "at the stage 'retriever'" in content["error"]["message"]
+    assert "hunter2" not in json.dumps(content)
+    retrieval.ask("bada")
+
+
+def test_a_probe_may_ask_for_headers_alone(retrieval: Service) -> None:
+    for path in ("/", "/health"):
+        status, content, headers = retrieval.call(path, method="HEAD", headers={"Accept": "*/*"})
+        assert (status, content) == (200, "")
+        assert headers["content-length"] != "0"
 
 
 def test_a_question_that_takes_too_long_is_given_up_and_too_many_are_turned_away(
@@ -355,15 +398,84 @@ def test_the_service_answers_what_it_has_before_it_stops(write_folder: WriteFold
     assert (process.returncode, errors) == (0, "stopped\n")
 
 
+HANGING = """
+from haystack import Document, component
+@component
+class Hanging:
+    @component.output_types(documents=list[Document])
+    def run(self, query: str):
+        while True:
+            __import__("time").sleep(60)
+"""
+
+
+def test_neither_a_stage_that_hangs_nor_a_body_that_does_not_come_keeps_the_service_from_stopping(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "hangs.py").write_text(HANGING)
+    (tmp_path / "pipeline.yaml").write_text("components: {x: {type: hangs.Hanging, init_parameters: {}}}")
+    code = "from rocketqa_haystack.cli import main, serve; serve.GRACE = 1; raise SystemExit(main.main())"
+    environment = {**os.environ, "HAYSTACK_DESERIALIZATION_ALLOWLIST": "hangs"}
+    environment["PYTHONPATH"] = os.pathsep.join([str(tmp_path), *sys.path])
+    command = [sys.executable, "-c", code, "serve", str(tmp_path), "--port", "0", "--timeout", "0.2"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    try:
+        assert process.stdout is not None
+        port = next(int(found[1]) for line in process.stdout if (found := re.search(r"127\.0\.0\.1:(\d+)/", line)))
+        service = Service(port, None, tmp_path)  # type: ignore[arg-type]
+        assert service.call("/ask/run", {"question": "bada"})[0] == 504  # given up, and still running
+        with socket.create_connection(("127.0.0.1", port)) as connection:
+            connection.sendall(b"POST /ask/run HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 50\r\n\r\n{")
+            time.sleep(0.3)
+            process.terminate()
+            _, errors = process.communicate(timeout=20)
+    finally:
+        process.kill()
+    assert (process.returncode, errors) == (1, "stopped after 1 seconds, with questions unanswered\n")
+
+
+@pytest.mark.parametrize("token", ["", " \n", "two words", "with\ttab", "schlüssel"])
+def test_a_token_that_cannot_be_sent_is_refused(
+    token: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if token:  # an empty variable is as good as none
+        monkeypatch.setenv("ROCKETQA_SERVE_TOKEN", token)
+    assert main(["serve", str(tmp_path), "--port", "0", *([] if token else ["--token", token])]) == 2
+    assert "ASCII characters without white space" in capsys.readouterr().err
+
+
+def test_white_space_around_a_token_is_no_part_of_it_and_an_empty_store_is_told(
+    write_folder: WriteFolder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = []
+
+    def make(asking: Any, feedback: Any, metrics: Any, settings: Any) -> Any:
+        given.append(settings.token)
+        raise ValueError("enough")
+
+    monkeypatch.setattr("rocketqa_haystack.serving.app.make_app", make)
+    monkeypatch.setenv("ROCKETQA_SERVE_TOKEN", " s3cret\n")
+    warning = "Warning: the document store is empty"
+    for empty in (True, False):
+        assert main(["serve", str(write_folder(empty=empty)), "--port", "0"]) == 2
+        assert (warning in capsys.readouterr().out) == empty
+    assert given == ["s3cret", "s3cret"]
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         (None, "there is no .*pipeline.yaml"),
-        ("components: [", "cannot be loaded"),
+        ("", "is no pipeline that can be loaded: its `components` must be a mapping"),
+        ("- 1", "is no pipeline that can be loaded: its `components` must be a mapping"),
+        ("components: 3", "is no pipeline that can be loaded: its `components` must be a mapping"),
+        ("components: {a: {type: 5}}", "is no pipeline that can be loaded: its `components` must be a mapping"),
+        ("a: &a [*a]", "is no pipeline that can be loaded"),
+        ("components: [", "is no pipeline that can be loaded: it is no YAML"),
         ("components: {}\nconnections: []\n", "no input for a question"),
         (
             "components:\n  retriever:\n    type: os.system\n    init_parameters: {}\nconnections: []\n",
-            "cannot be loaded",
+            "has a class of the module os, which .* not told to trust",
         ),
     ],
 )
@@ -392,3 +504,12 @@ def test_a_port_that_is_taken_is_told_before_anything_is_loaded(
 ) -> None:
     assert main(["serve", str(tmp_path), "--port", str(retrieval.port)]) == 2
     assert f"cannot listen on 127.0.0.1, port {retrieval.port}" in capsys.readouterr().err
+
+
+def test_a_port_is_taken_from_the_start_and_not_when_all_is_loaded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with _listener("127.0.0.1", 0) as loading:
+        port = loading.getsockname()[1]
+        assert main(["serve", str(tmp_path), "--port", str(port)]) == 2
+    assert f"cannot listen on 127.0.0.1, port {port}" in capsys.readouterr().err
