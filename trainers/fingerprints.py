@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from rocketqa_haystack.data import AnsweredCollection, Collection, Passage
+from rocketqa_haystack.data import Collection, Passage
 
 #: Training groups that are looked at: all of them, up to so many, evenly over the data.
 SAMPLE = 1_000
@@ -33,11 +33,6 @@ def describe(groups: Sequence[object], dev: Collection | None = None) -> dict[st
             "dev_fingerprint": _digest([dev.queries, dev.qrels, *dev.corpus]),
         }
     return found
-
-
-def of_questions(data: AnsweredCollection) -> str:
-    """Of all questions and answers, whatever they are asked about."""
-    return _digest([data.collection.queries, data.answers])
 
 
 def model_name(model: str | Path) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,7 +16,7 @@ from haystack import ExtractedAnswer, Pipeline
 from tqdm.auto import tqdm
 
 from rocketqa_haystack.data import AnsweredCollection, load_answered_collection
-from rocketqa_haystack.data.files import write_json
+from rocketqa_haystack.data.files import file_hash, folder_hash, write_json
 from rocketqa_haystack.data.journal import Journal
 from rocketqa_haystack.document_stores.faiss import FAISSDocumentStore
 from rocketqa_haystack.evaluation import answer_rank, format_table, measure_answers, normalize_answer
@@ -92,13 +94,12 @@ def _spread(ids: list[str], number: int | None) -> list[str]:
 
 def _key(file: Path, pipeline: Pipeline, data: AnsweredCollection) -> dict[str, Any]:
     """What the answers depend on, as far as it can be told: models on a hub go by their names."""
-    from trainers.fingerprints import of_questions
-    from trainers.recipes.plan import File, GivenModel
-
+    models = sorted(set(_model_folders(pipeline.to_dict()["components"])))
+    questions = json.dumps([data.collection.queries, data.answers])
     return {
-        "pipeline": File(file).key,
-        "questions": of_questions(data),
-        "models": {model: GivenModel(model).key for model in sorted(_model_folders(pipeline.to_dict()["components"]))},
+        "pipeline": file_hash(file),
+        "questions": hashlib.sha256(questions.encode()).hexdigest(),
+        "models": {model: folder_hash(Path(model)) for model in models},
         "stores": [_state(store) for store in document_stores(pipeline)],
     }
 
@@ -115,11 +116,9 @@ def _model_folders(description: Any) -> Iterator[str]:
 
 
 def _state(store: Any) -> list[Any]:
-    if not isinstance(store, FAISSDocumentStore):
-        return [type(store).__name__, store.count_documents()]  # which all stores can tell, and no more
-    with store._transaction() as database:
-        state = database.state()
-    return [state.store, state.generation]
+    if isinstance(store, FAISSDocumentStore):
+        return list(store.state())
+    return [type(store).__name__, store.count_documents()]  # which all stores can tell, and no more
 
 
 def _question_inputs(pipeline: Pipeline, question: str) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import os
 import tempfile
@@ -235,6 +236,21 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        digest = hashlib.sha256()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def folder_hash(folder: Path) -> str:
+    """SHA-256 of the names and the bytes of all files in a folder."""
+    files = [(str(path.relative_to(folder)), file_hash(path)) for path in sorted(folder.rglob("*")) if path.is_file()]
+    return hashlib.sha256(json.dumps(files).encode()).hexdigest()
 
 
 def write_json(path: str | Path, value: Any) -> None:

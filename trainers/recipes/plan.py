@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rocketqa_haystack.checkpoints.registry import OFFICIAL_MODELS
+from rocketqa_haystack.data.files import file_hash, folder_hash
 from rocketqa_haystack.encoders.loading import is_folder
 from rocketqa_haystack.encoders.packaged import small_encoder
 
@@ -50,7 +51,7 @@ class File(Node):
     @cached_property
     def key(self) -> str:
         """Of its bytes, whatever its name."""
-        return _file_hash(self.path)
+        return file_hash(self.path)
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,8 +70,7 @@ class GivenModel(Node):
         """Of a folder's files; of any other model's name."""
         if self.model in OFFICIAL_MODELS or not is_folder(self.model):
             return _hash(self.name)
-        files = [path for path in sorted(Path(self.model).rglob("*")) if path.is_file()]
-        return _hash([(str(path.relative_to(self.model)), _file_hash(path)) for path in files])
+        return folder_hash(Path(self.model))
 
     def path(self, run: Run) -> str:
         """What the encoders load."""
@@ -192,11 +192,3 @@ def _described(value: object) -> Any:
 
 def _hash(value: object) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
-
-
-def _file_hash(path: Path) -> str:
-    with path.open("rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

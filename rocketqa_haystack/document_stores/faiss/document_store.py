@@ -207,6 +207,14 @@ class FAISSDocumentStore:
         with self._transaction() as database:
             database.verify()
 
+    def state(self) -> tuple[str, int]:
+        """
+        Return the store's identity and a number that grows with whatever is written: equal as long as nothing changes.
+        """
+        with self._transaction() as database:
+            state = database.state()
+        return state.store, state.generation
+
     def rebuild(self, index: str | None = None) -> None:
         """
         Build the FAISS index anew, as another type if wanted, and save it.
