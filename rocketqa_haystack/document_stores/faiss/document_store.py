@@ -748,10 +748,13 @@ class FAISSDocumentStore:
 
         if opened.is_in_step and condition is None and len(queries) == 1:
             # Without a transaction, which takes a while beside the search of a quick index.
-            with opened.lock.reading(), opened.connections.lent() as database:
+            with opened.lock.reading():
                 generation, found = opened.index.search_alone(queries, top_k, parameters)
-                if found and (documents := fetch(database, generation, found)) is not None:
-                    return [documents]
+                if found:
+                    with opened.connections.lent() as database:
+                        documents = fetch(database, generation, found)
+                    if documents is not None:
+                        return [documents]
         with self._in_step(opened) as (database, index, state):
             if state.documents and not state.vectors:
                 raise DocumentStoreError(
