@@ -67,8 +67,10 @@ class TrainingSettings:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, but got {getattr(self, name)}")
         for name in ("learning_rate", "max_grad_norm", "lora_alpha"):
-            if not 0 < getattr(self, name) < inf:
+            if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be greater than 0, but got {getattr(self, name)}")
+        if self.learning_rate == inf:  # which max_grad_norm may be, for no limit
+            raise ValueError(f"learning_rate must be finite, but got {self.learning_rate}")
         for name in ("warmup_ratio", "lora_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 0 and less than 1, but got {getattr(self, name)}")
