@@ -12,8 +12,9 @@ export HAYSTACK_TELEMETRY_ENABLED := False
 demo: .venv/.installed
 	$(BIN)/rocketqa demo --output build/demo
 
+# In as many processes as there are cores, up to four: each takes about 1 GB of memory.
 test: .venv/.installed-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal
 
 lint: .venv/.installed-dev
 	$(BIN)/ruff check .

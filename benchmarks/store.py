@@ -16,7 +16,7 @@ and queries per second, one at a time, on one and on two threads:
   scores, best first.
 - store: `FAISSDocumentStore.embedding_retrieval`.
 
-The ratio is the time of the store over that of bare + fetch on one thread, where the sides take turns at single
+The ratio is the time of the store over that of bare + fetch on one thread, where these two take turns at single
 queries: median and range of the rounds.
 """
 
@@ -219,15 +219,17 @@ def print_speed(
     recall = statistics.mean(len(set(row.tolist()) & ours) / 10 for row, ours in zip(best, found, strict=True))
     rates: dict[str, dict[int, list[float]]] = {side: {1: [], 2: []} for side in sides}
     for _ in range(rounds):
-        # On one thread the sides take turns: what else the machine does falls on all alike. Each is at another query,
-        # so that none finds in the processor's caches what the one before has read.
+        # On one thread the two that are compared take turns: what else the machine does falls on both alike. Each has
+        # its copy of the index and is at another query, so that neither finds in the processor's caches what the other
+        # has read.
         seconds = dict.fromkeys(sides, 0.0)
-        for number in range(len(queries)):
-            for place, (side, search) in enumerate(sides.items()):
-                query = queries[(number + place * len(queries) // len(sides)) % len(queries)]
-                start = time.perf_counter()
-                search(query)
-                seconds[side] += time.perf_counter() - start
+        for turn in (["bare"], ["bare + fetch", "store"]):
+            for number in range(len(queries)):
+                for place, side in enumerate(turn):
+                    query = queries[(number + place * len(queries) // 2) % len(queries)]
+                    start = time.perf_counter()
+                    sides[side](query)
+                    seconds[side] += time.perf_counter() - start
         for side, search in sides.items():
             rates[side][1].append(len(queries) / seconds[side])
             with ThreadPoolExecutor(2) as pool:

@@ -22,7 +22,7 @@ from haystack.components.generators.chat import MockChatGenerator
 from haystack.dataclasses import ChatMessage
 from safetensors.torch import load_file
 
-from rocketqa_haystack import DualEncoder, FAISSDocumentStore
+from rocketqa_haystack import CrossEncoder, DualEncoder, FAISSDocumentStore
 from rocketqa_haystack.cli.main import main
 from rocketqa_haystack.data import (
     DataError,
@@ -37,7 +37,7 @@ from rocketqa_haystack.data import (
 from rocketqa_haystack.evaluation import measure, read_run, retrieve
 from trainers import run_recipe
 from trainers.loop import start_accelerator
-from trainers.recipes import RECIPES, RecipeError, generation, make_recipe
+from trainers.recipes import RECIPES, RecipeError, generation, make_recipe, plan_recipe
 from trainers.recipes.corrections import Doubt, read_corrections, write_doubts
 from trainers.recipes.plan import Stage, ordered
 from trainers.recipes.rocketqa import rocketqa
@@ -155,6 +155,26 @@ def test_a_second_start_does_nothing_again(v2: tuple[Values, Path, Mapping[str, 
     assert run_recipe(recipe, show_progress=False) == measures
     assert {path: path.stat().st_mtime_ns for path in output.rglob("stage.json")} == before
     assert max(Counter(finished(output)).values()) == 1
+
+
+def test_what_was_removed_of_a_finished_run_comes_again(
+    v2: tuple[Values, Path, Mapping[str, Any]], tmp_path: Path
+) -> None:
+    recipe, output = {**v2[0], "output": str(tmp_path / "run")}, tmp_path / "run"
+    shutil.copytree(v2[1], output)
+    before = finished(output)
+    for name in ("ranker", "store"):
+        shutil.rmtree(output / name)
+    (output / "pipeline-hybrid.yaml").unlink()
+    (output / "report.html").unlink()
+    assert [state.name for state in plan_recipe(recipe) if state.state != "done"] == ["deliver"]
+    assert run_recipe(recipe, show_progress=False) == v2[2]
+    assert len(finished(output)) == len(before) + 1
+    assert (output / "report.html").is_file()
+    CrossEncoder.from_pretrained(output / "ranker", device="cpu")
+    assert "path: " + str(output / "store") in (output / "pipeline-hybrid.yaml").read_text()
+    with FAISSDocumentStore(path=output / "store") as store:
+        assert store.count_documents() == 24
 
 
 def test_a_changed_setting_reruns_what_depends_on_it_and_nothing_else(

@@ -15,7 +15,7 @@ from trainers.recipes.composer import Composer, ranks
 from trainers.recipes.deliver import Deliver, check_room
 from trainers.recipes.estimate import measure_rates
 from trainers.recipes.generation import load_generator
-from trainers.recipes.plan import File, GivenModel, ordered
+from trainers.recipes.plan import File, GivenModel, Stage, ordered
 from trainers.recipes.rocketqa import rocketqa
 from trainers.recipes.rocketqav2 import rocketqav2
 from trainers.recipes.run import Run, read_record, run_stages
@@ -75,7 +75,7 @@ def plan_recipe(recipe: Recipe | str | Path | Mapping[str, Any]) -> list[State]:
     last, sizes = RECIPES[recipe.recipe](recipe), Composer(recipe).sizes()
     run = Run(recipe.output, recipe, accelerator)
     stages = ordered(last)
-    states = [stage_state(run.of(stage), stage.name) for stage in stages]
+    states = [_state(run, stage) for stage in stages]
     if all(state.state == "done" for state in states):
         return states
     rates = measure_rates(recipe, run_corpus(run, File(recipe.collection / "corpus.jsonl")))
@@ -83,6 +83,11 @@ def plan_recipe(recipe: Recipe | str | Path | Mapping[str, Any]) -> list[State]:
         state if state.state == "done" else replace(state, estimate=rates.seconds(stage.work(sizes)))
         for stage, state in zip(stages, states, strict=True)
     ]
+
+
+def _state(run: Run, stage: Stage) -> State:
+    state = stage_state(run.of(stage), stage.name)
+    return State(stage.name, "to do") if state.state == "done" and not run.is_done(stage) else state
 
 
 def _recipe(recipe: Recipe | str | Path | Mapping[str, Any]) -> Recipe:

@@ -20,7 +20,7 @@ from trainers.calibration import probabilities
 from trainers.mining import PASSAGES, read_vectors
 from trainers.recipes.corrections import find_doubts, write_doubts
 from trainers.recipes.plan import File, Stage
-from trainers.recipes.report import write_report
+from trainers.recipes.report import REPORT, write_report
 from trainers.recipes.run import DONE, Run
 from trainers.recipes.settings import RecipeError
 from trainers.recipes.stages import (
@@ -45,6 +45,7 @@ TOP_K = 10
 
 DELIVERED, UNFINISHED = "delivered.json", "unfinished"
 FOLDERS = RETRIEVER, RANKER, STORE = "retriever", "ranker", "store"
+DENSE, HYBRID = "pipeline.yaml", "pipeline-hybrid.yaml"
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,6 +108,10 @@ class Deliver(Stage):
     measures: tuple[str, ...]
     seed: int
 
+    def stands(self, run: Run) -> bool:
+        names = (*FOLDERS, DENSE, HYBRID, REPORT, run.outcome(self)["doubts"]["file"])
+        return all((run.folder / name).exists() for name in names)
+
     def run(self, folder: Path, run: Run) -> dict[str, Any]:
         outcome: dict[str, Any] = {}
         run.main_only(lambda: outcome.update(self._deliver(folder, run)))
@@ -121,12 +126,11 @@ class Deliver(Stage):
         self._put(run, RANKER, self.reranker.key, lambda path: CrossEncoder.from_pretrained(
             reranker, dtype="float32", device="cpu").save_pretrained(path))  # fmt: skip
         self._put(run, STORE, self.encoded.key, lambda path: self._index(run, path))
-        weights = {"pipeline.yaml": self.dense, "pipeline-hybrid.yaml": self.hybrid}
-        for name, weigh in weights.items():
+        for name, weigh in ((DENSE, self.dense), (HYBRID, self.hybrid)):
             with atomic_write(run.folder / name) as file:
-                file.write(self._pipeline(run, float(run.outcome(weigh)["weight"]), name == "pipeline-hybrid.yaml"))
+                file.write(self._pipeline(run, float(run.outcome(weigh)["weight"]), name == HYBRID))
         doubts = self._doubts(run)
-        return {"said": f"{run.folder / 'report.html'}", "doubts": doubts, "report": write_report(self, run, doubts)}
+        return {"said": f"{run.folder / REPORT}", "doubts": doubts, "report": write_report(self, run, doubts)}
 
     def _put(self, run: Run, name: str, key: str, write: Callable[[Path], None]) -> None:
         """Writes a folder at the top of the run unless it is there already, in place of what an earlier run left."""

@@ -123,6 +123,10 @@ class Stage(Node):
         """
         raise NotImplementedError
 
+    def stands(self, run: Run) -> bool:
+        """Whether all is there that it has put elsewhere than in its folder, once it is done."""
+        return True
+
     def work(self, sizes: Sizes) -> Work:
         """What it makes the encoders do, to estimate its time by."""
         return Work()

@@ -21,6 +21,8 @@ from trainers.run_folder import LOG
 if TYPE_CHECKING:
     from trainers.recipes.deliver import Deliver
 
+REPORT = "report.html"
+
 #: Doubtful judgements that the page shows; the TSV has all.
 SHOWN = 30
 
@@ -29,7 +31,7 @@ SCORED = 2000
 
 
 def write_report(last: Deliver, run: Run, doubts: dict[str, Any]) -> dict[str, Any]:
-    """Writes `report.html` into the run folder.
+    """Writes the report into the run folder.
 
     Returns:
         The measures in it, by set, system and name: the mean and its interval.
@@ -54,7 +56,7 @@ def write_report(last: Deliver, run: Run, doubts: dict[str, Any]) -> dict[str, A
         doubts=doubts,
         shown=[dict(zip(COLUMNS, row.split("\t"), strict=True)) for row in rows],
     )  # fmt: skip
-    with atomic_write(run.folder / "report.html") as file:
+    with atomic_write(run.folder / REPORT) as file:
         file.write(page)
     return {
         name: {system["title"]: {m: list(value) for m, value in system["values"].items()} for system in systems}

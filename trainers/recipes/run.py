@@ -65,6 +65,10 @@ class Run:
         """A stage's folder."""
         return self.folder / "stages" / self.names.get(stage.key, stage.folder_name)
 
+    def is_done(self, stage: Stage) -> bool:
+        """Whether there is nothing left to do for a stage."""
+        return (self.of(stage) / DONE).is_file() and stage.stands(self)
+
     def outcome(self, stage: Stage) -> dict[str, Any]:
         """What a finished stage said of its outcome."""
         outcome: dict[str, Any] = read_record(self.of(stage))["outcome"]
@@ -104,7 +108,7 @@ def run_stages(
 
 def _run_stage(run: Run, stage: Stage, title: str) -> None:
     folder, main = run.of(stage), run.accelerator.is_main_process
-    if _agreed(run, (folder / DONE).is_file()):
+    if _agreed(run, run.is_done(stage)):
         _say(run, f"{title}: done before")
         return
     folder.mkdir(parents=True, exist_ok=True)

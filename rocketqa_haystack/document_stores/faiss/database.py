@@ -6,7 +6,7 @@ import sqlite3
 import uuid
 import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -25,7 +25,7 @@ from rocketqa_haystack.document_stores.faiss.snapshot import INDEX_FILE, TAG_FIL
 from rocketqa_haystack.document_stores.faiss.vectors import STORED
 
 APPLICATION_ID = 0x52514853  # "RQHS" in SQLite's file header tells our files from others
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 LOCK_TIMEOUT = 30.0  # seconds a writer waits for another's transaction
 CHUNK = 10_000  # vectors read at once for the index
 CHECKPOINT = 256 * 2**20  # bytes from which on the write-ahead log is emptied, if readers leave a gap for it
@@ -40,7 +40,7 @@ _SCHEMA = (
     "CREATE TABLE state (store TEXT NOT NULL, generation INTEGER NOT NULL, history INTEGER NOT NULL, "
     "dimension INTEGER, factory TEXT NOT NULL, documents INTEGER NOT NULL, vectors INTEGER NOT NULL)",
     "CREATE TABLE documents (number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, content TEXT, "
-    "meta TEXT NOT NULL, score REAL, blob_info TEXT, sparse_embedding TEXT, blob BLOB, checksum INTEGER NOT NULL)",
+    "meta TEXT NOT NULL, other TEXT, blob BLOB, checksum INTEGER NOT NULL)",
     "CREATE TABLE vectors (number INTEGER PRIMARY KEY, vector BLOB NOT NULL, checksum INTEGER NOT NULL)",
     "CREATE TABLE sessions (number INTEGER PRIMARY KEY, session TEXT NOT NULL UNIQUE, generation INTEGER)",
     "CREATE TABLE removed (generation INTEGER, number INTEGER, PRIMARY KEY (generation, number)) WITHOUT ROWID",
@@ -61,8 +61,8 @@ _INSERT = (
 )
 _ROW = ", ".join(f"documents.{column}" for column in ("number", *COLUMNS, "checksum"))
 _WIDTH = 1 + len(COLUMNS)  # of what a document's checksum is of
-_VECTOR = "vectors.vector, vectors.checksum FROM documents LEFT JOIN vectors USING (number)"
-_NO_VECTOR = "NULL, NULL FROM documents"
+_WITHOUT_VECTORS = f"{_ROW} FROM documents"
+_WITH_VECTORS = f"{_ROW}, vectors.vector, vectors.checksum FROM documents LEFT JOIN vectors USING (number)"
 
 
 @dataclass(frozen=True)
@@ -162,9 +162,9 @@ class Database:
         """
         Return all documents, or those that match, in the order of writing.
         """
-        rows = self._select(f"{_ROW}, {_VECTOR if with_vectors else _NO_VECTOR}", condition)
+        rows = self._select(_WITH_VECTORS if with_vectors else _WITHOUT_VECTORS, condition)
         if condition is None:
-            state, vectors = self.state(), sum(row[-1] is not None for row in rows)
+            state, vectors = self.state(), sum(row[-1] is not None for row in rows) if with_vectors else 0
             if len(rows) != state.documents or (with_vectors and vectors != state.vectors):
                 raise self.damage(
                     f"it has {len(rows)} documents and {vectors} vectors, but should have {state.documents} and "
@@ -176,7 +176,7 @@ class Database:
         """
         Return the documents with these ids, in the order of the ids; those that are not there are left out.
         """
-        sql = f"SELECT {_ROW}, {_VECTOR if with_vectors else _NO_VECTOR} WHERE id = ?"
+        sql = f"SELECT {_WITH_VECTORS if with_vectors else _WITHOUT_VECTORS} WHERE id = ?"
         rows = (self._connection.execute(sql, (id_,)).fetchone() for id_ in _possible(ids))
         return [self._document(row) for row in rows if row is not None]
 
@@ -225,15 +225,15 @@ class Database:
         self._advance()
         dimension, written, number = self.state().dimension, 0, self._next_number()
         for document, vector in pairs:
-            row = (number, *to_row(document))
+            row = to_row(document)
             if policy is DuplicatePolicy.OVERWRITE:
                 self._connection.execute("DELETE FROM documents WHERE id = ?", (document.id,))
-            cursor = self._connection.execute(_INSERT, (*row, checksum(row)))
+            cursor = self._connection.execute(_INSERT, (number, *row, checksum(number, row)))
             if cursor.rowcount == 0:
                 if policy is DuplicatePolicy.SKIP:
                     continue
                 raise DuplicateDocumentError(f"ID '{document.id}' already exists.")
-            written, number = written + 1, number + 1
+            written, number, own = written + 1, number + 1, number
             if vector is None:
                 continue
             if dimension is None:
@@ -246,7 +246,7 @@ class Database:
                 )
             stored = vector.tobytes()
             self._connection.execute(
-                "INSERT INTO vectors VALUES (?, ?, ?)", (row[0], stored, _vector_checksum(row[0], stored))
+                "INSERT INTO vectors VALUES (?, ?, ?)", (own, stored, _vector_checksum(own, stored))
             )
         return written
 
@@ -284,14 +284,14 @@ class Database:
         """
         self._advance()
         encode_meta(changes, "meta")
-        rows = self._select(f"{_ROW}, {_NO_VECTOR}", condition)
-        place = 1 + COLUMNS.index("meta")
+        rows = self._select(_WITHOUT_VECTORS, condition)
         for row in rows:
             self._check(row)
-            meta = encode_meta({**json.loads(row[place]), **changes}, "meta")
+            number, id_, content, meta, *rest, _ = row
+            meta = encode_meta({**json.loads(meta), **changes}, "meta")
             self._connection.execute(
                 "UPDATE documents SET meta = ?, checksum = ? WHERE number = ?",
-                (meta, checksum((*row[:place], meta, *row[place + 1 : _WIDTH])), row[0]),
+                (meta, checksum(number, (id_, content, meta, *rest)), number),
             )
         return len(rows)
 
@@ -374,7 +374,7 @@ class Database:
         if found != "ok":
             raise self.damage(str(found))
         state, documents, vectors, number = self.state(), 0, 0, -1
-        sql = f"SELECT {_ROW}, {_VECTOR} WHERE documents.number > ? ORDER BY documents.number LIMIT ?"
+        sql = f"SELECT {_WITH_VECTORS} WHERE documents.number > ? ORDER BY documents.number LIMIT ?"
         while rows := self._connection.execute(sql, (number, CHUNK)).fetchall():
             for row in rows:
                 self._check(row)
@@ -428,15 +428,16 @@ class Database:
             raise
 
     def _check(self, row: tuple[Any, ...]) -> None:
-        if checksum(row[:_WIDTH]) != row[_WIDTH]:
+        number = row[0]
+        if checksum(number, row[1:_WIDTH]) != row[_WIDTH]:
             raise self.damage(f"document {row[1]!r} is not as it was written")
-        if row[-2] is not None and not _is_whole(row[0], row[-2], row[-1]):
+        if len(row) > _WIDTH + 1 and row[-2] is not None and not _is_whole(number, row[-2], row[-1]):
             raise self.damage(f"the vector of document {row[1]!r} is not as it was written")
 
     def _document(self, row: tuple[Any, ...], score: float | None = None) -> Document:
         self._check(row)
-        _, id_, content, meta, own_score, blob_info, sparse, blob, _, vector, _ = row
-        return from_row(id_, content, meta, own_score if score is None else score, blob_info, sparse, blob, vector)
+        _, id_, content, meta, other, blob, *vector = row
+        return from_row(id_, content, meta, other, blob, vector[1] if len(vector) > 1 else None, score)
 
     def _vectors(self, rows: list[tuple[int, bytes, int]]) -> tuple[np.ndarray, np.ndarray]:
         for number, vector, expected in rows:
@@ -546,7 +547,7 @@ class Connections:
     def __init__(self, file: Path | None, factory: str) -> None:
         self._arguments = (file, factory)
         self._idle = [Database(file, factory)]
-        self._turn = Lock() if file is None else nullcontext()
+        self._turn = Lock() if file is None else None
         self._writer = Lock()
         self._is_closed = False
         self._process, self._used = os.getpid(), set[Database]()
@@ -558,7 +559,8 @@ class Connections:
         """
         Lend a connection inside a transaction, see `Database.transaction`.
         """
-        with self.lent() as database:
+        database = self.take()
+        try:
             # Threads queue up here, because SQLite would make them look again and again.
             if write and not self._writer.acquire(timeout=LOCK_TIMEOUT):
                 raise database.busy()
@@ -568,13 +570,16 @@ class Connections:
             finally:
                 if write:
                     self._writer.release()
+        finally:
+            self.give_back(database)
 
-    @contextmanager
-    def lent(self) -> Iterator[Database]:
+    def take(self) -> Database:
         """
-        Lend a connection.
+        Take a connection, for one thread until it is given back.
         """
-        with self._turn:
+        if self._turn is not None:
+            self._turn.acquire()
+        try:
             if self._process != os.getpid():
                 self._go_on_after_fork()
             try:
@@ -582,13 +587,22 @@ class Connections:
             except IndexError:
                 database = Database(*self._arguments)
             self._used.add(database)
-            try:
-                yield database
-            finally:
-                self._used.discard(database)
-                self._idle.append(database)
-                if self._is_closed:
-                    self.close()
+            return database
+        except BaseException:
+            if self._turn is not None:
+                self._turn.release()
+            raise
+
+    def give_back(self, database: Database) -> None:
+        """
+        Give back what was taken.
+        """
+        self._used.discard(database)
+        self._idle.append(database)
+        if self._is_closed:
+            self.close()
+        if self._turn is not None:
+            self._turn.release()
 
     def close(self) -> None:
         """
@@ -630,7 +644,7 @@ def _by_number(count: int | None, with_vectors: bool) -> str:
     """The statement for documents with so many numbers, or with those of a list, in a generation."""
     among = "SELECT value FROM json_each(?)" if count is None else ", ".join("?" * count)
     return (
-        f"SELECT {_ROW}, {_VECTOR if with_vectors else _NO_VECTOR} "
+        f"SELECT {_WITH_VECTORS if with_vectors else _WITHOUT_VECTORS} "
         f"WHERE (SELECT generation FROM state) = ? AND documents.number IN ({among})"
     )
 

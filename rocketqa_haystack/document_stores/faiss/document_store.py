@@ -751,8 +751,11 @@ class FAISSDocumentStore:
             with opened.lock.reading():
                 generation, found = opened.index.search_alone(queries, top_k, parameters)
                 if found:
-                    with opened.connections.lent() as database:
+                    database = opened.connections.take()
+                    try:
                         documents = fetch(database, generation, found)
+                    finally:
+                        opened.connections.give_back(database)
                     if documents is not None:
                         return [documents]
         with self._in_step(opened) as (database, index, state):

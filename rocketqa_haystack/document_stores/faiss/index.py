@@ -337,12 +337,14 @@ class VectorIndex:
     def _pairs(self, distances: np.ndarray, positions: np.ndarray, numbers: np.ndarray, top_k: int) -> list[list[Hit]]:
         """What FAISS found, by numbers and with scores."""
         scores = distances if self._similarity != "l2" else -np.sqrt(np.maximum(distances, 0))
-        # A position of -1 takes the last number here, and is left out.
-        rows = zip(positions.tolist(), numbers[positions].tolist(), scores.tolist(), strict=True)
-        return [
-            _best([(number, score) for place, number, score in zip(*row, strict=True) if place >= 0], top_k)
-            for row in rows
-        ]
+        results = []
+        for places, own, values in zip(positions.tolist(), numbers[positions].tolist(), scores.tolist(), strict=True):
+            hits = list(zip(own, values, strict=True))
+            if -1 in places:  # it took the last number
+                hits = [hit for hit, place in zip(hits, places, strict=True) if place >= 0]
+            # FAISS gives the best first, but equal ones in any order.
+            results.append(hits[:top_k] if len(set(values)) == len(values) else _best(hits, top_k))
+        return results
 
     def _comparable(self, vectors: np.ndarray) -> np.ndarray:
         return normalized(vectors) if self._similarity == "cosine" else vectors

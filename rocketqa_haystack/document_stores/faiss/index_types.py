@@ -97,7 +97,9 @@ def check_search_parameters(values: dict[str, Any]) -> None:
     for name, value in values.items():
         if name not in SEARCH_PARAMETERS:
             raise ValueError(f"search parameters are {', '.join(SEARCH_PARAMETERS)}, but got {name!r}")
-        fits = isinstance(value, Real if name == "k_factor" else Integral) and not isinstance(value, bool)
+        fits = type(value) is int or (
+            isinstance(value, Real if name == "k_factor" else Integral) and not isinstance(value, bool)
+        )
         if not fits or not 1 <= value < 2**31:
             whole = "" if name == "k_factor" else "whole "
             raise ValueError(f"the search parameter {name} must be a {whole}number from 1 on, but got {value!r}")

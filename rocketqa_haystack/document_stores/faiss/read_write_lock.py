@@ -1,8 +1,9 @@
 """A lock that many readers hold at once or one writer alone."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
-from threading import Condition
+from contextlib import AbstractContextManager, contextmanager
+from threading import Condition, Lock
+from types import TracebackType
 
 
 class ReadWriteLock:
@@ -11,27 +12,18 @@ class ReadWriteLock:
     """
 
     def __init__(self) -> None:
-        self._changed = Condition()
+        self._mutex = Lock()
+        self._changed = Condition(self._mutex)
         self._readers = 0
         self._writers_waiting = 0
         self._is_writing = False
+        self._reading = _Reading(self)
 
-    @contextmanager
-    def reading(self) -> Iterator[None]:
+    def reading(self) -> AbstractContextManager[None]:
         """
         Hold the lock beside other readers.
         """
-        with self._changed:
-            while self._is_writing or self._writers_waiting:
-                self._changed.wait()
-            self._readers += 1
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._readers -= 1
-                if self._writers_waiting and not self._readers:
-                    self._changed.notify_all()
+        return self._reading
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -52,3 +44,26 @@ class ReadWriteLock:
             with self._changed:
                 self._is_writing = False
                 self._changed.notify_all()
+
+
+class _Reading(AbstractContextManager[None]):
+    """One for all readers, and no generator: every search comes through here."""
+
+    def __init__(self, lock: ReadWriteLock) -> None:
+        self._lock = lock
+
+    def __enter__(self) -> None:
+        lock = self._lock
+        with lock._mutex:
+            while lock._is_writing or lock._writers_waiting:
+                lock._changed.wait()
+            lock._readers += 1
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        lock = self._lock
+        with lock._mutex:
+            lock._readers -= 1
+            if lock._writers_waiting and not lock._readers:
+                lock._changed.notify_all()

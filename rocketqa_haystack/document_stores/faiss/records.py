@@ -13,7 +13,8 @@ from rocketqa_haystack.document_stores.faiss.vectors import STORED
 
 _decode = json.JSONDecoder().decode  # json.loads looks at the type of each text before
 
-COLUMNS = ("id", "content", "meta", "score", "blob_info", "sparse_embedding", "blob")
+# `other` is what few documents have, as one JSON text: a search pays for every column that it reads.
+COLUMNS = ("id", "content", "meta", "other", "blob")
 
 
 def to_row(document: Document) -> tuple[Any, ...]:
@@ -26,16 +27,21 @@ def to_row(document: Document) -> tuple[Any, ...]:
     id_, content = _text(document, "id"), None if document.content is None else _text(document, "content")
     if document.score is not None and math.isnan(document.score):
         raise ValueError(f"The score of document {document.id!r} is NaN.")
-    blob, sparse = document.blob, document.sparse_embedding
+    blob, sparse, owner = document.blob, document.sparse_embedding, f"document {document.id!r}"
+    other: dict[str, Any] = {}
+    if document.score is not None:
+        other["score"] = float(document.score)
+    if blob is not None:
+        other["blob"] = {"mime_type": blob.mime_type, "meta": blob.meta}
+        encode_meta(other["blob"], f"{owner}: blob")
+    if sparse is not None:
+        other["sparse_embedding"] = sparse.to_dict()
+        encode_meta(other["sparse_embedding"], f"{owner}: sparse_embedding")
     return (
         id_,
         content,
-        encode_meta(document.meta, f"document {document.id!r}: meta"),
-        None if document.score is None else float(document.score) + 0.0,  # SQLite knows no -0.0
-        None
-        if blob is None
-        else encode_meta({"mime_type": blob.mime_type, "meta": blob.meta}, f"document {document.id!r}: blob"),
-        None if sparse is None else encode_meta(sparse.to_dict(), f"document {document.id!r}: sparse_embedding"),
+        encode_meta(document.meta, f"{owner}: meta"),
+        json.dumps(other, ensure_ascii=False) if other else None,
         None if blob is None else bytes(blob.data),
     )
 
@@ -56,34 +62,34 @@ def from_row(
     id_: str,
     content: str | None,
     meta: str,
-    score: float | None,
-    blob_info: str | None,
-    sparse_embedding: str | None,
+    other: str | None,
     blob: bytes | None,
     vector: bytes | None = None,
+    score: float | None = None,
 ) -> Document:
     """
-    Return the Document of a row of `COLUMNS` and its vector.
+    Return the Document of a row of `COLUMNS` and its vector, with its own score or another one.
     """
-    if blob is None and sparse_embedding is None and vector is None:
+    if other is None and vector is None:
         return Document(id=id_, content=content, meta=_decode(meta), score=score)
+    rest = {} if other is None else _decode(other)
     return Document(
         id=id_,
         content=content,
         meta=_decode(meta),
-        score=score,
-        blob=None if blob is None or blob_info is None else ByteStream(data=blob, **json.loads(blob_info)),
-        sparse_embedding=None if sparse_embedding is None else SparseEmbedding(**json.loads(sparse_embedding)),
+        score=rest.get("score") if score is None else score,
+        blob=None if blob is None else ByteStream(data=blob, **rest["blob"]),
+        sparse_embedding=SparseEmbedding(**rest["sparse_embedding"]) if "sparse_embedding" in rest else None,
         embedding=None if vector is None else np.frombuffer(vector, dtype=STORED).tolist(),
     )
 
 
-def checksum(row: tuple[Any, ...]) -> int:
+def checksum(number: int, row: tuple[Any, ...]) -> int:
     """
-    Return the CRC-32 of a document's number and the values of `COLUMNS`, the same on every machine.
+    Return the CRC-32 of a document's number and its row of `COLUMNS`, the same on every machine.
     """
-    *values, blob = row
-    crc = zlib.crc32("\0".join(map(str, values)).encode(errors="surrogatepass"))
+    id_, content, meta, other, blob = row
+    crc = zlib.crc32(f"{number}\0{id_}\0{content}\0{meta}\0{other}".encode())
     return crc if blob is None else zlib.crc32(blob, crc)
 
 
