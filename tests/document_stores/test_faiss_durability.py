@@ -189,6 +189,32 @@ def test_a_changed_byte_in_a_document_or_vector_is_an_error_that_names_the_file(
             store.embedding_retrieval(vector)
 
 
+def test_a_changed_byte_in_the_log_of_a_killed_writer_is_an_error_that_names_it(path: Path, tmp_path: Path) -> None:
+    killed, log = tmp_path / "killed", tmp_path / "killed" / "documents.sqlite-wal"
+    with FAISSDocumentStore(path=path) as store:
+        for number in range(20):
+            store.write_documents([Document(id=f"late {number}", embedding=[1.0] * DIMENSION)])
+        content = content_of(store)
+        shutil.copytree(path, killed, ignore=shutil.ignore_patterns("*-shm"))  # as kill -9 leaves it
+    whole, generator = log.read_bytes(), random.Random(0)
+    page = 24 + 4096
+    assert len(whole) > 20 * page
+    commits = [place for place in range(32, len(whole), page) if any(whole[place + 4 : place + 8])]
+    for place in [0, 17, *(generator.randrange(32, commits[-2]) for _ in range(30))]:
+        log.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << generator.randrange(8)]) + whole[place + 1 :])
+        with pytest.raises(DocumentStoreError, match=r"documents\.sqlite-wal is damaged"):
+            FAISSDocumentStore(path=killed).count_documents()
+        assert len(log.read_bytes()) == len(whole)  # left as it was found
+    # What a writer that was killed leaves is not damaged: a transaction that was not written to its end.
+    for end in (len(whole), len(whole) - 1, len(whole) - page + 20, 32 + page + 7, 20):
+        torn = shutil.copytree(killed, tmp_path / f"torn {end}")
+        (torn / log.name).write_bytes(whole[:end])
+        with FAISSDocumentStore(path=torn) as store:
+            found = content_of(store)
+            assert found.keys() <= content.keys()
+            assert (found.keys() == content.keys()) == (end == len(whole))
+
+
 def test_a_snapshot_is_used_and_what_came_after_it_replayed(
     path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

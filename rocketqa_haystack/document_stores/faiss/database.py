@@ -23,6 +23,7 @@ from rocketqa_haystack.document_stores.faiss.filters import Condition
 from rocketqa_haystack.document_stores.faiss.records import COLUMNS, checksum, encode_meta, from_row, to_row
 from rocketqa_haystack.document_stores.faiss.snapshot import INDEX_FILE, TAG_FILE
 from rocketqa_haystack.document_stores.faiss.vectors import STORED
+from rocketqa_haystack.document_stores.faiss.write_ahead_log import is_damaged
 
 APPLICATION_ID = 0x52514853  # "RQHS" in SQLite's file header tells our files from others
 SCHEMA_VERSION = 5
@@ -546,6 +547,11 @@ class Connections:
 
     def __init__(self, file: Path | None, factory: str) -> None:
         self._arguments = (file, factory)
+        if file is not None and is_damaged(log := file.with_name(f"{file.name}-wal")):
+            raise DocumentStoreError(
+                f"{log} is damaged: it holds what was written last, and SQLite would leave it out. Restore "
+                f"{file.name} from a backup."
+            )
         self._idle = [Database(file, factory)]
         self._turn = Lock() if file is None else None
         self._writer = Lock()
