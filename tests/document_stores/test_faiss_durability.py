@@ -435,18 +435,33 @@ def test_a_full_disk_leaves_the_store_usable_and_unchanged(small_disk: Path) -> 
     content = content_of(store)
     assert len(content) == count
     assert_usable_and_unchanged(store, content)
-    with ballast.with_name("rest").open("wb", buffering=0) as rest, suppress(OSError):
-        while True:
-            rest.write(b"x" * 512)
+    occupy(small_disk / "rest")
     assert_usable_and_unchanged(store, content)
     with pytest.raises(DocumentStoreError, match="cannot be saved"):
         store.close()
-    for file in (ballast, ballast.with_name("rest")):
+    for file in (ballast, small_disk / "rest"):
         file.unlink()
     with FAISSDocumentStore(path=folder) as store:
         assert content_of(store) == content
         store.write_documents([Document(id="after", embedding=[0.5] * DIMENSION)])
         assert_search_equals_brute_force_with_ties(store, content_of(store))
+
+
+def occupy(file: Path) -> None:
+    with file.open("wb", buffering=0) as rest, suppress(OSError):
+        while True:
+            rest.write(b"x" * 512)
+
+
+def test_a_store_that_a_full_disk_keeps_from_being_opened_says_so(small_disk: Path) -> None:
+    folder = small_disk / "store"
+    with FAISSDocumentStore(path=folder) as store:
+        store.write_documents([Document(id="a")])
+    occupy(small_disk / "ballast")
+    with pytest.raises(DocumentStoreError, match=r"documents\.sqlite cannot be used: .*no space left on its disk"):
+        FAISSDocumentStore(path=folder).count_documents()
+    (small_disk / "ballast").unlink()
+    assert FAISSDocumentStore(path=folder).count_documents() == 1
 
 
 def assert_search_equals_brute_force_with_ties(store: FAISSDocumentStore, content: Content) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import sqlite3
 import uuid
 import zlib
@@ -29,6 +30,7 @@ APPLICATION_ID = 0x52514853  # "RQHS" in SQLite's file header tells our files fr
 SCHEMA_VERSION = 5
 LOCK_TIMEOUT = 30.0  # seconds a writer waits for another's transaction
 CHUNK = 10_000  # vectors read at once for the index
+LEAST_ROOM = 64 * 2**10  # bytes on the disk that SQLite needs to open a file
 CHECKPOINT = 256 * 2**20  # bytes from which on the write-ahead log is emptied, if readers leave a gap for it
 
 # A document's number is its place in the order of writing. AUTOINCREMENT never gives a number twice, not even that of a
@@ -521,7 +523,9 @@ class Database:
     def _readable(self, error: sqlite3.Error) -> DocumentStoreError:
         if str(error) == "database is locked":
             return self.busy()
-        return DocumentStoreError(f"{self._name} cannot be used: {error}.")
+        is_full = self._file is not None and shutil.disk_usage(self._file.parent).free < LEAST_ROOM
+        room = "; there is no space left on its disk" if is_full else ""  # SQLite tells in many ways, most of them none
+        return DocumentStoreError(f"{self._name} cannot be used: {error}{room}.")
 
     def busy(self) -> DocumentStoreError:
         """
