@@ -109,6 +109,22 @@ def test_what_is_written_while_faiss_searches_is_found_or_the_state_of_before(
         assert [document.id for document in store.embedding_retrieval([1.0])] == ["c", "b", "a"]
 
 
+def test_a_store_in_memory_closed_during_a_search_is_empty_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = FAISSDocumentStore()
+    store.write_documents([Document(id="a", embedding=[1.0])])
+    for _ in range(2):  # the first finds that the index is in step
+        store.embedding_retrieval([1.0])
+    search = VectorIndex.search_alone
+
+    def searched_then_closed(self: VectorIndex, *arguments: Any) -> Any:
+        found = search(self, *arguments)
+        store.close()
+        return found
+
+    monkeypatch.setattr(VectorIndex, "search_alone", searched_then_closed)
+    assert store.embedding_retrieval([1.0]) == []
+
+
 @pytest.mark.parametrize("in_thread", [True, False], ids=["thread", "process"])
 def test_a_second_writer_waits_and_then_says_so(
     in_thread: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

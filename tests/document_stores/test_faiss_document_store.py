@@ -5,6 +5,7 @@ import sqlite3
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable
 from datetime import datetime
 from enum import Enum
@@ -182,6 +183,17 @@ def test_vectors_given_as_an_array_are_stored_like_embeddings(tmp_path: Path) ->
         assert store.write_vectors(plain_documents(20), vectors) == 20
         assert store.filter_documents(return_embedding=True) == as_lists
         assert asyncio.run(store.write_vectors_async(plain_documents(20), vectors, DuplicatePolicy.SKIP)) == 0
+
+
+def test_vectors_whose_squares_overflow_are_stored_without_a_warning() -> None:
+    store = FAISSDocumentStore()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        store.write_documents([Document(id="large", embedding=[1e20] * 8)])
+        store.write_vectors([Document(id="larger")], np.full((1, 8), 3e38, dtype=np.float32))
+        assert store.count_documents() == 2
+    with pytest.raises(ValueError, match="must be finite"):
+        store.write_documents([Document(id="largest", embedding=[1e20] * 7 + [float("inf")])])
 
 
 @pytest.mark.parametrize("vectors", [np.zeros((2, 3)), np.zeros(1), np.zeros((1, 2, 2)), [[0.0, 1.0]]])

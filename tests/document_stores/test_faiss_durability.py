@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,6 +36,7 @@ from processes import (
 
 from rocketqa_haystack.document_stores.faiss import FAISSDocumentStore
 from rocketqa_haystack.document_stores.faiss import database as database_module
+from rocketqa_haystack.document_stores.faiss.index import VectorIndex
 
 KILLS = 200
 
@@ -190,29 +192,40 @@ def test_a_changed_byte_in_a_document_or_vector_is_an_error_that_names_the_file(
 
 
 def test_a_changed_byte_in_the_log_of_a_killed_writer_is_an_error_that_names_it(path: Path, tmp_path: Path) -> None:
-    killed, log = tmp_path / "killed", tmp_path / "killed" / "documents.sqlite-wal"
+    killed, before = tmp_path / "killed", tmp_path / "before"
     with FAISSDocumentStore(path=path) as store:
         for number in range(20):
             store.write_documents([Document(id=f"late {number}", embedding=[1.0] * DIMENSION)])
+            if number == 9:
+                shutil.copytree(path, before)
         content = content_of(store)
-        shutil.copytree(path, killed, ignore=shutil.ignore_patterns("*-shm"))  # as kill -9 leaves it
+        shutil.copytree(path, killed)  # as kill -9 leaves it
+    log, index = killed / "documents.sqlite-wal", killed / "documents.sqlite-shm"
     whole, generator = log.read_bytes(), random.Random(0)
-    page = 24 + 4096
-    assert len(whole) > 20 * page
-    commits = [place for place in range(32, len(whole), page) if any(whole[place + 4 : place + 8])]
-    for place in [0, 17, *(generator.randrange(32, commits[-2]) for _ in range(30))]:
-        log.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << generator.randrange(8)]) + whole[place + 1 :])
+
+    def damaged(place: int) -> bytes:
+        return whole[:place] + bytes([whole[place] ^ 1 << generator.randrange(8)]) + whole[place + 1 :]
+
+    places = [0, 17, len(whole) - 1, *(generator.randrange(32, len(whole)) for _ in range(30))]
+    for content_of_log in [*map(damaged, places), whole[:-1], whole[:40]]:
+        log.write_bytes(content_of_log)
         with pytest.raises(DocumentStoreError, match=r"documents\.sqlite-wal is damaged"):
             FAISSDocumentStore(path=killed).count_documents()
-        assert len(log.read_bytes()) == len(whole)  # left as it was found
-    # What a writer that was killed leaves is not damaged: a transaction that was not written to its end.
-    for end in (len(whole), len(whole) - 1, len(whole) - page + 20, 32 + page + 7, 20):
-        torn = shutil.copytree(killed, tmp_path / f"torn {end}")
-        (torn / log.name).write_bytes(whole[:end])
-        with FAISSDocumentStore(path=torn) as store:
+        assert log.read_bytes() == content_of_log  # left as it was found
+    # What a writer wrote that was killed before it had committed is not missed: the index does not know of it.
+    index.write_bytes((before / index.name).read_bytes())
+    committed = (before / log.name).stat().st_size
+    for number, content_of_log in enumerate([whole, damaged(committed + 5000), whole[:-7], whole[: committed + 30]]):
+        log.write_bytes(content_of_log)
+        with FAISSDocumentStore(path=shutil.copytree(killed, tmp_path / str(number))) as store:
             found = content_of(store)
-            assert found.keys() <= content.keys()
-            assert (found.keys() == content.keys()) == (end == len(whole))
+            assert {f"late {n}" for n in range(10)} <= found.keys() <= content.keys()
+            store.verify()
+    # Without the index nothing is known.
+    index.unlink()
+    log.write_bytes(whole)
+    with FAISSDocumentStore(path=killed) as store:
+        assert content_of(store) == content
 
 
 def test_a_snapshot_is_used_and_what_came_after_it_replayed(
@@ -307,6 +320,7 @@ def test_a_database_copied_without_its_log_is_not_taken_for_a_new_one(path: Path
         "UPDATE documents SET meta = replace(meta, 'floor', 'gloor') WHERE id = '7'",
         "UPDATE state SET documents = 52",
         "UPDATE state SET vectors = 3",
+        "UPDATE documents SET blob = 0",
         "UPDATE vectors SET vector = 'text'",
         "UPDATE vectors SET vector = substr(vector, 1, 8)",
         "DELETE FROM vectors WHERE number = (SELECT max(number) FROM vectors)",
@@ -359,6 +373,33 @@ def test_a_store_goes_on_in_a_forked_process(path: Path) -> None:
     assert os.waitpid(child, 0)[1] == 0
     with FAISSDocumentStore(path=path) as reopened:
         assert reopened.count_documents() == count + 2
+
+
+def test_a_process_forked_during_a_search_searches_and_writes(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with FAISSDocumentStore(path=path) as store:
+        query, searching, forked = [1.0] * DIMENSION, Event(), Event()
+        for _ in range(2):  # the first finds that the index is in step
+            store.embedding_retrieval(query)
+        search = VectorIndex.search_alone
+
+        def slow(self: VectorIndex, *arguments: Any) -> Any:
+            searching.set()
+            assert forked.wait(60)
+            return search(self, *arguments)
+
+        monkeypatch.setattr(VectorIndex, "search_alone", slow)
+        thread = Thread(target=store.embedding_retrieval, args=(query,))
+        thread.start()
+        assert searching.wait(60)
+        child = os.fork()
+        if not child:
+            signal.alarm(30)
+            VectorIndex.search_alone = search  # type: ignore[method-assign]
+            store.write_documents([Document(id="child", embedding=[100.0] * DIMENSION)])
+            os._exit(store.embedding_retrieval(query)[0].id != "child")
+        forked.set()
+        thread.join()
+        assert os.waitpid(child, 0)[1] == 0
 
 
 def test_a_long_log_does_not_make_writers_wait_for_readers(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

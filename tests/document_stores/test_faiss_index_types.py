@@ -148,6 +148,14 @@ def test_search_parameters_are_taken_from_the_query_before_the_retriever_before_
             FAISSDocumentStore(search_parameters={"nprobe": 0})
 
 
+def test_a_search_while_there_was_little_does_not_narrow_later_ones() -> None:
+    store = FAISSDocumentStore(index="HNSW32", search_parameters={"efSearch": 200})
+    store.write_vectors(documents(range(10)), VECTORS[:10])
+    store.embedding_retrieval(QUERIES[0])
+    store.write_vectors(documents(range(10, COUNT)), VECTORS[10:COUNT])
+    assert recall(store, "inner_product", range(COUNT)) >= 0.99
+
+
 def test_settings_go_through_yaml(tmp_path: Path) -> None:
     store = FAISSDocumentStore(
         path=tmp_path, similarity="l2", index="IVF64,Flat", search_parameters={"nprobe": 8}, return_embedding=True

@@ -551,9 +551,9 @@ class Connections:
 
     def __init__(self, file: Path | None, factory: str) -> None:
         self._arguments = (file, factory)
-        if file is not None and is_damaged(log := file.with_name(f"{file.name}-wal")):
+        if file is not None and is_damaged(file):
             raise DocumentStoreError(
-                f"{log} is damaged: it holds what was written last, and SQLite would leave it out. Restore "
+                f"{file}-wal is damaged: it holds what was written last, and SQLite would leave it out. Restore "
                 f"{file.name} from a backup."
             )
         self._idle = [Database(file, factory)]

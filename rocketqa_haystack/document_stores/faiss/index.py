@@ -108,7 +108,9 @@ class VectorIndex:
             self._remove(database.removed_after(self._generation))
         # Nothing is followed while the index is between two states.
         self._generation = None
-        if state.dimension is not None:
+        if state.dimension is None:
+            self._clear()
+        else:
             due = self._due_type(wanted, state.dimension, state.vectors)
             if self._index is None or self._type not in (wanted, due) or self._removed > state.vectors:
                 self._start(due, state.dimension, database)
@@ -239,6 +241,7 @@ class VectorIndex:
         self._live = self._numbers > 0
         self._count = int(np.count_nonzero(self._live))
         self._removed = len(self._live) - self._count
+        self._last_chosen = ({}, None)  # search parameters depend on how many vectors there are
 
     def _start(self, factory: str, dimension: int, database: Database) -> None:
         """Begin an index without vectors, trained if it has to be."""

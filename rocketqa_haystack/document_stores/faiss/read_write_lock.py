@@ -1,17 +1,24 @@
 """A lock that many readers hold at once or one writer alone."""
 
+import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from threading import Condition, Lock
 from types import TracebackType
+from weakref import WeakSet
 
 
 class ReadWriteLock:
     """
-    Not reentrant. A waiting writer goes before new readers, so that readers without a pause cannot keep it out.
+    Not reentrant. A waiting writer goes before new readers, so that readers without a pause cannot keep it out. In a
+    forked process nobody holds it: the threads that did have stayed behind.
     """
 
     def __init__(self) -> None:
+        self._start()
+        _ALL.add(self)
+
+    def _start(self) -> None:
         self._mutex = Lock()
         self._changed = Condition(self._mutex)
         self._readers = 0
@@ -67,3 +74,15 @@ class _Reading(AbstractContextManager[None]):
             lock._readers -= 1
             if lock._writers_waiting and not lock._readers:
                 lock._changed.notify_all()
+
+
+_ALL: WeakSet[ReadWriteLock] = WeakSet()
+
+
+def _start_all() -> None:
+    for lock in list(_ALL):
+        lock._start()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_start_all)

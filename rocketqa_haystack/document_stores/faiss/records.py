@@ -90,7 +90,9 @@ def checksum(number: int, row: tuple[Any, ...]) -> int:
     """
     id_, content, meta, other, blob = row
     crc = zlib.crc32(f"{number}\0{id_}\0{content}\0{meta}\0{other}".encode())
-    return crc if blob is None else zlib.crc32(blob, crc)
+    if blob is None:
+        return crc
+    return zlib.crc32(blob if isinstance(blob, bytes) else repr(blob).encode(), crc)  # damage may change its type
 
 
 def encode_meta(meta: dict[str, Any], owner: str) -> str:

@@ -29,7 +29,9 @@ def as_vector(values: Sequence[float] | np.ndarray, owner: str) -> np.ndarray:
     if vector.ndim != 1 or vector.size == 0:
         raise ValueError(f"The embedding of {owner} must be a flat, non-empty list of floats, not of {vector.shape}.")
     # The quick look first, which every search pays for: a sum of squares is finite only of finite numbers.
-    if not math.isfinite(vector.dot(vector)) and not np.isfinite(vector).all():
+    with np.errstate(over="ignore"):
+        square = vector.dot(vector)
+    if not math.isfinite(square) and not np.isfinite(vector).all():
         place = int(np.flatnonzero(~np.isfinite(vector))[0])
         raise ValueError(
             f"The embedding of {owner} must be finite float32 numbers, but holds {values[place]} at {place}."

@@ -2,9 +2,9 @@
 Whether SQLite's write-ahead log is as it was written.
 
 SQLite takes the first frame of the log that does not fit its checksum for the end of it, because that is what a process
-that was killed while writing leaves. If two more transactions follow that were committed in this log, it was not the
-end: the first of them began when all before it was whole. One alone proves nothing, because SQLite writes a long
-transaction's checksums last. The format is that of https://www.sqlite.org/fileformat2.html#the_write_ahead_log.
+that was killed while writing leaves: what comes after damage would be lost without a word. But a killed process leaves
+the file of the wal-index too, and there is written how many frames were committed. The formats are those of
+https://www.sqlite.org/fileformat2.html#the_write_ahead_log and https://www.sqlite.org/walformat.html.
 """
 
 import time
@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-HEADER, FRAME_HEADER = 32, 24  # bytes
+HEADER, FRAME_HEADER, INDEX_HEADER = 32, 24, 48  # bytes
 MAGIC = 0x377F0682  # its last bit says in which byte order the words are that checksums are of
 CHUNK = 2048  # frames read at once
 
@@ -22,64 +22,61 @@ CHUNK = 2048  # frames read at once
 SECOND_LOOK = 0.1
 
 
-def is_damaged(file: Path) -> bool:
+def is_damaged(database: Path) -> bool:
     """
-    Whether something that was committed cannot be read in the log any more.
+    Whether something that was committed cannot be read in the log of a database any more.
 
-    What the last transaction wrote is never called damaged: its process may have been killed.
+    Where there is no wal-index beside it, as with a copy of the other two files, nothing is known.
     """
-    if (found := _damage(file)) is None:
+    if (found := _damage(database)) is None:
         return False
     time.sleep(SECOND_LOOK)
-    return _damage(file) == found
+    return _damage(database) == found
 
 
-def _damage(file: Path) -> tuple[bytes, int, int] | None:
-    """The header, the time of the last change and the first damaged frame (-1: the header), or None if all is well."""
+def _damage(database: Path) -> tuple[bytes, bytes, int] | None:
+    """The two headers and the first damaged frame (-1: the log's header), or None if all is well."""
+    log, index = (database.with_name(f"{database.name}-{kind}") for kind in ("wal", "shm"))
     try:
-        with file.open("rb") as stream:
-            changed = file.stat().st_mtime_ns
-            header = stream.read(HEADER)
-            if (number := _first_damaged(header, stream)) is not None:
-                return header, changed, number
-    except FileNotFoundError:
-        pass
-    return None
-
-
-def _first_damaged(header: bytes, stream: BinaryIO) -> int | None:
-    if len(header) < HEADER:
+        with index.open("rb") as first, log.open("rb") as stream:
+            known, header = first.read(2 * INDEX_HEADER), stream.read(HEADER)
+            number = _first_damaged(known, header, stream)
+    except OSError:  # most likely there is no log
         return None
+    return None if number is None else (known, header, number)
+
+
+def _first_damaged(known: bytes, header: bytes, stream: BinaryIO) -> int | None:
+    index = np.frombuffer(known[:INDEX_HEADER], np.uint32)
+    if (
+        len(known) < 2 * INDEX_HEADER
+        or known[:INDEX_HEADER] != known[INDEX_HEADER:]
+        or (_advanced(np.zeros(2, np.uint32), index[np.newaxis, :10])[-1] != index[10:]).any()
+        or len(header) < HEADER
+    ):
+        return None
+    committed, salts = int(index[4]), known[32:40]
     magic, _, page, *_ = np.frombuffer(header, ">u4").tolist()
     words = ">u4" if magic & 1 else "<u4"
     last = _advanced(np.zeros(2, np.uint32), np.frombuffer(header[:24], words)[np.newaxis])[-1]
     if magic | 1 != MAGIC | 1 or (last != np.frombuffer(header[24:], ">u4")).any():
-        return -1 if stream.read(1) else None
-    salts, damaged, number, commits = np.frombuffer(header[16:24], ">u4"), None, 0, 0
-    while len(frames := _frames(stream, FRAME_HEADER + page)):
+        return -1 if committed else None
+    if header[16:24] != salts:
+        return None  # the index is of an earlier log
+    for number in range(0, committed, CHUNK):
+        count, size = min(CHUNK, committed - number), FRAME_HEADER + page
+        raw = stream.read(count * size)
+        frames = np.frombuffer(raw, np.uint8, len(raw) // size * size).reshape(-1, size)
         heads = np.ascontiguousarray(frames[:, :FRAME_HEADER]).view(">u4")
-        # Frames of an earlier log, which this one has not come to yet, have other salts.
-        ours, after = (heads[:, 2:4] == salts).all(axis=1), 0
-        if damaged is None:
-            content = np.concatenate([frames[:, :8], frames[:, FRAME_HEADER:]], axis=1).view(words)
-            sums = _advanced(last, content)
-            whole = ours & (sums == heads[:, 4:6]).all(axis=1)
-            last, after = sums[-1], len(frames)
-            if not whole.all():
-                damaged = number + int(np.argmin(whole))
-                after = damaged - number + 1
-        commits += int(np.count_nonzero(ours[after:] & (heads[after:, 1] != 0)))
-        if commits > 1:
-            return damaged
-        number += len(frames)
+        content = np.concatenate([frames[:, :8], frames[:, FRAME_HEADER:]], axis=1).view(words)
+        sums = _advanced(last, content)
+        whole = (heads[:, 2:4] == np.frombuffer(salts, ">u4")).all(axis=1) & (sums == heads[:, 4:]).all(axis=1)
+        if not whole.all():
+            return number + int(np.argmin(whole))
+        if len(frames) < count:
+            return number + len(frames)
+        last = sums[-1]
     return None
-
-
-def _frames(stream: BinaryIO, size: int) -> np.ndarray:
-    """The next whole frames, uint8 `[n, size]`."""
-    raw = stream.read(CHUNK * size)
-    count = len(raw) // size
-    return np.frombuffer(raw, np.uint8, count * size).reshape(count, size)
 
 
 def _advanced(start: np.ndarray, words: np.ndarray) -> np.ndarray:
