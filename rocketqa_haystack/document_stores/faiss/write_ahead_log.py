@@ -47,14 +47,11 @@ def _damage(database: Path) -> tuple[bytes, bytes, int] | None:
 
 
 def _first_damaged(known: bytes, header: bytes, stream: BinaryIO) -> int | None:
-    index = np.frombuffer(known[:INDEX_HEADER], np.uint32)
-    if (
-        len(known) < 2 * INDEX_HEADER
-        or known[:INDEX_HEADER] != known[INDEX_HEADER:]
-        or (_advanced(np.zeros(2, np.uint32), index[np.newaxis, :10])[-1] != index[10:]).any()
-        or len(header) < HEADER
-    ):
+    if len(known) < 2 * INDEX_HEADER or known[:INDEX_HEADER] != known[INDEX_HEADER:] or len(header) < HEADER:
         return None
+    index = np.frombuffer(known[:INDEX_HEADER], np.uint32)
+    if (_advanced(np.zeros(2, np.uint32), index[np.newaxis, :10])[-1] != index[10:]).any():
+        return None  # it was not written to its end
     committed, salts = int(index[4]), known[32:40]
     magic, _, page, *_ = np.frombuffer(header, ">u4").tolist()
     words = ">u4" if magic & 1 else "<u4"
