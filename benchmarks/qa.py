@@ -10,9 +10,8 @@ folder: started again, it goes on where it was, and asks for more --questions re
 
 Prints RR@10 and R@50 of the retrieval, RR@10 and the share of questions with an answer string in the passages read, EM
 when the best 1, 3 and 10 of them are read, F1 of 10, and the differences to BM25 in EM with 95 % intervals by paired
-bootstrap. On 2 idle CPU cores the trainings
-take about an hour for 2,000 questions, and reading and ranking about five seconds a question; --train-questions and
---questions make it shorter.
+bootstrap. On 2 idle CPU cores without bfloat16 the trainings take about two hours for 2,000 questions, and reading and
+ranking about four seconds a question; --train-questions and --questions make it shorter.
 """
 
 from __future__ import annotations
