@@ -8,8 +8,8 @@ again, and so are the queries. A store of them is written once and rebuilt as on
 million vectors take 7 GB of disk, 5 GB of memory, and on 2 CPU cores one hour, most of it building.
 
 For every type: build time; size of the index; seconds and memory that opening the store takes in a new process (to its
-first search, snapshot there and in the system's cache); and for some search parameters recall@10 against exact search
-and queries per second, one at a time, on one and on two threads:
+first search, snapshot there and in the system's cache), as often as there are rounds; and for some search parameters
+recall@10 against exact search and queries per second, one at a time, on one and on two threads:
 
 - bare: `index.search` of the same FAISS index.
 - bare + fetch: the same, then the 10 documents by plain SQL from the same database, as Haystack Documents with their
@@ -162,10 +162,12 @@ def measure(
         build = time.perf_counter() - start
         megabytes = (folder / "index.faiss").stat().st_size / 2**20
         command = [sys.executable, "-c", OPEN, str(folder), str(DIMENSION)]
-        seconds, memory = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        openings = [subprocess.run(command, check=True, capture_output=True, text=True).stdout for _ in range(rounds)]
+        seconds, memory = zip(*map(json.loads, openings), strict=True)
         print(
-            f"\n{name}: built in {build:.0f} s, {megabytes:,.0f} MiB on disk; opened in {seconds:.1f} s, "
-            f"taking {memory / 2**20:,.0f} MiB"
+            f"\n{name}: built in {build:.0f} s, {megabytes:,.0f} MiB on disk; opened in "
+            f"{statistics.median(seconds):.1f} s ({min(seconds):.1f} to {max(seconds):.1f}), "
+            f"taking {statistics.median(memory) / 2**20:,.0f} MiB"
         )
         whole = faiss.read_index(str(folder / "index.faiss"))  # with the documents' numbers, which bare FAISS has not
         index = faiss.downcast_index(whole.index)
