@@ -236,6 +236,23 @@ def test_a_re_ranker_starts_from_any_encoder(
     CrossEncoder.from_pretrained(tmp_path / "ranker").score([("mama", "dada")])
 
 
+def test_a_new_head_starts_from_the_share_of_relevant_pairs(
+    encoder_folder: Path, ranker_folder: Path, collection: Collection
+) -> None:
+    mined = {id: ["p1", "p2", "p3"][:count] for id, count in zip(collection.queries, (3, 3, 3, 2), strict=False)}
+    groups = [group for group in groups_from_collection(collection, mined) if group.negatives][:4]
+    pairs = [(query, passage) for query in collection.queries.values() for passage in collection.corpus.values()][:50]
+
+    def start(folder: Path, negatives: int) -> np.ndarray:
+        return CrossEncoderTrainer(folder, groups, negatives=negatives).encoder.logits(pairs)
+
+    even = start(encoder_folder, 1)  # as many positives as negatives
+    total = sum(1 + len(group.negatives) for group in groups)
+    np.testing.assert_allclose(start(encoder_folder, 3), even + math.log(4 / (total - 4)), atol=1e-5)
+    there = CrossEncoder.from_pretrained(ranker_folder, dtype="float32").logits(pairs)
+    np.testing.assert_allclose(start(ranker_folder, 3), there, atol=1e-5)
+
+
 def test_a_model_that_can_have_no_head_is_refused(collection: Collection, tmp_path: Path) -> None:
     groups = groups_from_collection(collection, {id: ["p1"] for id in collection.queries})
     with pytest.raises(ModelError, match="neither modules"):

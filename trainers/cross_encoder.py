@@ -114,7 +114,12 @@ class CrossEncoderTrainer:
         self._ends = np.cumsum(np.fromiter(counts, np.int64, len(self.groups)))
         if self._ends[-1] == len(self.groups):
             raise ValueError("no training group has negatives: mine them from a retriever's top k first")
-        self.encoder = CrossEncoder.for_training(model, device=str(self.accelerator.device), seed=self.settings.seed)
+        self.encoder = CrossEncoder.for_training(
+            model,
+            device=str(self.accelerator.device),
+            seed=self.settings.seed,
+            prior=len(self.groups) / int(self._ends[-1]),
+        )
         self.encoder.change_settings(passage_max_length=max_length)
         self.dev = dev
         self.dev_candidates = dev_candidates or {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sized
 from functools import partial
 from itertools import islice
@@ -82,13 +83,18 @@ class CrossEncoder:
         return cls(loaded, settings)
 
     @classmethod
-    def for_training(cls, model: str | Path, *, device: str | None = None, seed: int = 0) -> CrossEncoder:
+    def for_training(
+        cls, model: str | Path, *, device: str | None = None, seed: int = 0, prior: float = 0.5
+    ) -> CrossEncoder:
         """A cross-encoder in float32 to train: one that is there, or an encoder or language model with a new head.
 
         Args:
             model: A folder, an official RocketQA name or a Hugging Face id.
             device: Such as `cpu` or `cuda:0`; None takes the best there is.
             seed: Of the new head's random weights.
+            prior: The probability that a new head starts from, best the share of relevant pairs in the training data.
+                From another one, a loss over single pairs first moves the whole encoder to that share, and a small
+                encoder may not learn to tell pairs apart afterwards.
 
         Raises:
             ModelError: There is no such model, or it can have no head (two towers, static embeddings).
@@ -108,7 +114,9 @@ class CrossEncoder:
             local_files_only=False,
             trust_remote_code=False,
         )
-        if not trained:  # the lengths of a dual encoder's sides are not the length of a pair
+        if not trained:
+            _start_from(loaded, prior)
+            # The lengths of a dual encoder's sides are not the length of a pair.
             settings = EncoderSettings(title="join", title_separator=settings.title_separator)
         return cls(loaded, settings)
 
@@ -183,6 +191,13 @@ class CrossEncoder:
             progress=progress,
         )
         return outputs[:, 1] - outputs[:, 0] if outputs.shape[1] == 2 else outputs[:, 0]
+
+
+def _start_from(model: SentenceTransformersCrossEncoder, prior: float) -> None:
+    """Makes a new head of one output, where it has a bias, give all pairs this probability."""
+    heads = [m for m in model.modules() if isinstance(m, torch.nn.Linear) and m.out_features == 1]
+    if heads and heads[-1].bias is not None:
+        torch.nn.init.constant_(heads[-1].bias, math.log(prior / (1 - prior)))
 
 
 def sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float32]:
