@@ -194,7 +194,7 @@ class CrossEncoder:
 
 
 def _start_from(model: SentenceTransformersCrossEncoder, prior: float) -> None:
-    """Makes a new head of one output, where it has a bias, give all pairs this probability."""
+    """Sets the bias of a new head of one output, where it has one, to the log-odds of this probability."""
     heads = [m for m in model.modules() if isinstance(m, torch.nn.Linear) and m.out_features == 1]
     if heads and heads[-1].bias is not None:
         torch.nn.init.constant_(heads[-1].bias, math.log(prior / (1 - prior)))
