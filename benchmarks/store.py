@@ -64,10 +64,10 @@ OPEN = """
 import sys, time, json, psutil, numpy as np
 from rocketqa_haystack import FAISSDocumentStore
 import faiss
-before, start = psutil.Process().memory_info().rss, time.perf_counter()
+before, start = psutil.Process().memory_full_info().uss, time.perf_counter()
 store = FAISSDocumentStore(path=sys.argv[1])
 store.embedding_retrieval(np.ones(int(sys.argv[2]), dtype=np.float32))
-print(json.dumps([time.perf_counter() - start, psutil.Process().memory_info().rss - before]))
+print(json.dumps([time.perf_counter() - start, psutil.Process().memory_full_info().uss - before]))
 """
 
 
@@ -160,21 +160,22 @@ def measure(
         start = time.perf_counter()
         store.rebuild(name)
         build = time.perf_counter() - start
-        megabytes = (folder / "index.faiss").stat().st_size / 2**20
-        command = [sys.executable, "-c", OPEN, str(folder), str(DIMENSION)]
-        openings = [subprocess.run(command, check=True, capture_output=True, text=True).stdout for _ in range(rounds)]
-        seconds, memory = zip(*map(json.loads, openings), strict=True)
-        print(
-            f"\n{name}: built in {build:.0f} s, {megabytes:,.0f} MiB on disk; opened in "
-            f"{statistics.median(seconds):.1f} s ({min(seconds):.1f} to {max(seconds):.1f}), "
-            f"taking {statistics.median(memory) / 2**20:,.0f} MiB"
-        )
-        whole = faiss.read_index(str(folder / "index.faiss"))  # with the documents' numbers, which bare FAISS has not
-        index = faiss.downcast_index(whole.index)
-        faiss.omp_set_num_threads(1)
+    megabytes = (folder / "index.faiss").stat().st_size / 2**20
+    command = [sys.executable, "-c", OPEN, str(folder), str(DIMENSION)]
+    openings = [subprocess.run(command, check=True, capture_output=True, text=True).stdout for _ in range(rounds)]
+    seconds, memory = zip(*map(json.loads, openings), strict=True)
+    print(
+        f"\n{name}: built in {build:.0f} s, {megabytes:,.0f} MiB on disk; opened in "
+        f"{statistics.median(seconds):.1f} s ({min(seconds):.1f} to {max(seconds):.1f}), "
+        f"taking {statistics.median(memory) / 2**20:,.0f} MiB of its own"
+    )
+    whole = faiss.read_index(str(folder / "index.faiss"))  # with the documents' numbers, which bare FAISS has not
+    index = faiss.downcast_index(whole.index)
+    faiss.omp_set_num_threads(1)
+    with FAISSDocumentStore(path=folder) as store:
         for parameters in settings:
             print_speed(folder, store, index, parameters, queries, best, rounds)
-        faiss.omp_set_num_threads(psutil.cpu_count() or 1)
+    faiss.omp_set_num_threads(psutil.cpu_count() or 1)
 
 
 def print_speed(

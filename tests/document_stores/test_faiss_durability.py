@@ -36,6 +36,7 @@ from processes import (
 
 from rocketqa_haystack.document_stores.faiss import FAISSDocumentStore
 from rocketqa_haystack.document_stores.faiss import database as database_module
+from rocketqa_haystack.document_stores.faiss import snapshot as snapshot_module
 from rocketqa_haystack.document_stores.faiss.index import VectorIndex
 
 KILLS = 200
@@ -249,6 +250,38 @@ def test_a_snapshot_is_used_and_what_came_after_it_replayed(
     assert len(read) == 1
     assert not caplog.records
     writer.close()
+
+
+@pytest.mark.parametrize("factory", ["Flat", "SQfp16", "HNSW32", "IVF1,Flat", "IVF1,PQ3x4"])
+def test_a_large_snapshot_stays_in_its_file_until_there_is_something_to_change(
+    path: Path, factory: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def is_mapped() -> bool:
+        return str(path / "index.faiss") in Path("/proc/self/maps").read_text()
+
+    monkeypatch.setattr(snapshot_module, "_LARGE", 0)
+    query = np.ones(DIMENSION, dtype=np.float32)
+    with FAISSDocumentStore(path=path) as store:
+        store.write_vectors(
+            [Document(id=f"more {n}") for n in range(400)],
+            np.random.default_rng(1).standard_normal((400, DIMENSION), dtype=np.float32),
+        )
+        store.rebuild(factory)
+        found = store.embedding_retrieval(query)
+    with FAISSDocumentStore(path=path) as store, FAISSDocumentStore(path=path) as writer:
+        assert store.embedding_retrieval(query) == writer.embedding_retrieval(query) == found
+        assert is_mapped()
+        best = found[0].id
+        writer.delete_documents([best])
+        writer.write_vectors([Document(id="new")], query[None] * 100)
+        expected = ["new", *(document.id for document in found[1:])]
+        for each in (writer, store):
+            assert [document.id for document in each.embedding_retrieval(query)] == expected
+        assert not is_mapped()
+    with FAISSDocumentStore(path=path) as store:
+        assert [document.id for document in store.embedding_retrieval(query)] == expected
+        assert is_mapped()
+    assert not caplog.records
 
 
 def test_opened_with_another_similarity_the_index_is_built_for_it(path: Path) -> None:

@@ -82,6 +82,7 @@ class VectorIndex:
         self._live = np.empty(0, dtype=bool)
         self._count = self._removed = 0  # of live and of removed vectors
         self._generation: int | None = None  # of the database, as far as followed
+        self._is_mapped = False  # and must not be changed
         self.is_saved = False
 
     def follows(self, state: State) -> bool:
@@ -102,10 +103,14 @@ class VectorIndex:
         if self._generation is None or self._generation < state.history or self._wanted != wanted:
             self._clear()
             if not anew:
-                self._restore(database, state, wanted)
+                self._restore(database, state, wanted, map_large=True)
+        removed = self._removed_since(database)
+        if self._is_mapped and (len(removed) or self._count != state.vectors):
+            self._clear()
+            self._restore(database, state, wanted, map_large=False)
+            removed = self._removed_since(database)
+        self._remove(removed)
         self._wanted = wanted
-        if self._index is not None and self._generation is not None:
-            self._remove(database.removed_after(self._generation))
         # Nothing is followed while the index is between two states.
         self._generation = None
         if state.dimension is None:
@@ -114,7 +119,8 @@ class VectorIndex:
             due = self._due_type(wanted, state.dimension, state.vectors)
             if self._index is None or self._type not in (wanted, due) or self._removed > state.vectors:
                 self._start(due, state.dimension, database)
-            self._add_new(database, state.vectors - self._count)
+            if self._count != state.vectors:
+                self._add_new(database, state.vectors - self._count)
             if self._count != state.vectors:
                 count = self._count
                 self._clear()
@@ -196,7 +202,7 @@ class VectorIndex:
     def _due_type(self, wanted: str, dimension: int, count: int) -> str:
         return wanted if count >= ENOUGH_POINTS * centroids(wanted, dimension, self._similarity) else EXACT
 
-    def _restore(self, database: Database, state: State, wanted: str) -> None:
+    def _restore(self, database: Database, state: State, wanted: str, *, map_large: bool) -> None:
         if self._folder is None or not state.vectors:
             return
 
@@ -214,7 +220,7 @@ class VectorIndex:
                 )
 
         try:
-            snapshot = read_snapshot(self._folder, check)
+            snapshot = read_snapshot(self._folder, check, map_large=map_large)
             if snapshot is None:
                 raise ValueError("there is no snapshot.")
         except ValueError as error:
@@ -225,9 +231,8 @@ class VectorIndex:
                 error=str(error),
             )
             return
-        tag, index = snapshot
-        self._hold(index, tag.factory)
-        self._generation, self.is_saved = tag.generation, True
+        self._hold(snapshot.index, snapshot.tag.factory)
+        self._generation, self._is_mapped, self.is_saved = snapshot.tag.generation, snapshot.is_mapped, True
 
     def _hold(self, index: Any, factory: str) -> None:
         self._index, self._inner, self._type = index, self._faiss.downcast_index(index.index), factory
@@ -261,6 +266,11 @@ class VectorIndex:
                 progress.update(len(numbers))
                 self.is_saved = False
         self._count_numbers()
+
+    def _removed_since(self, database: Database) -> np.ndarray:
+        if self._index is None or self._generation is None:
+            return np.empty(0, dtype=np.int64)
+        return database.removed_after(self._generation)
 
     def _remove(self, removed: np.ndarray) -> None:
         positions = np.flatnonzero(self._positions_of(removed))

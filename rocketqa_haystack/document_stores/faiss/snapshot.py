@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from filelock import FileLock
 
@@ -21,6 +21,9 @@ TAG_FILE = "index.json"
 LOCK_FILE = "index.lock"
 
 _BLOCK = 1 << 20
+
+# Bytes from which on reading an index costs more than mapping it: fresh memory is slow where it is a virtual machine's.
+_LARGE = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -51,18 +54,35 @@ class Tag:
     checksum: int
 
 
-def read_snapshot(folder: Path, check: Callable[[Tag], None]) -> tuple[Tag, Any] | None:
+class Snapshot(NamedTuple):
     """
-    Return the snapshot in `folder` and its FAISS index; None if there is none.
+    A snapshot that was read.
+
+    :param tag: What it holds.
+    :param index: The FAISS index.
+    :param is_mapped: Whether the index stayed in its file, in memory that processes share. To change it would end the
+        process.
+    """
+
+    tag: Tag
+    index: Any
+    is_mapped: bool
+
+
+def read_snapshot(folder: Path, check: Callable[[Tag], None], *, map_large: bool) -> Snapshot | None:
+    """
+    Return the snapshot in `folder`; None if there is none.
 
     :param check: Raises a ValueError if the snapshot is of no use.
+    :param map_large: Whether a large index is mapped.
     :raises ValueError: If it is damaged, or of no use.
     """
     tag = _read_tag(folder)
     while tag is not None:
         try:
             check(tag)
-            return tag, _read_index(folder, tag)
+            is_mapped = map_large and tag.size >= _LARGE
+            return Snapshot(tag, _read_index(folder, tag, is_mapped), is_mapped)
         except ValueError:
             newer = _read_tag(folder)
             if newer == tag:
@@ -107,12 +127,13 @@ def _read_tag(folder: Path) -> Tag | None:
         raise ValueError(f"its snapshot is damaged: {TAG_FILE}: {error}") from error
 
 
-def _read_index(folder: Path, tag: Tag) -> Any:
+def _read_index(folder: Path, tag: Tag, is_mapped: bool) -> Any:
+    faiss = import_faiss()
     # The first is not yet renamed while a snapshot is being put in place, or by a process that ended then.
     for file in (folder / f"{INDEX_FILE}.new", folder / INDEX_FILE):
         try:
             if file.stat().st_size == tag.size and _checksum(file) == tag.checksum:
-                index = import_faiss().read_index(str(file))
+                index = faiss.read_index(str(file), faiss.IO_FLAG_MMAP_IFC if is_mapped else 0)
                 break
         except FileNotFoundError:
             continue
