@@ -36,6 +36,7 @@ from processes import (
 
 from rocketqa_haystack.document_stores.faiss import FAISSDocumentStore
 from rocketqa_haystack.document_stores.faiss import database as database_module
+from rocketqa_haystack.document_stores.faiss import index as index_module
 from rocketqa_haystack.document_stores.faiss import snapshot as snapshot_module
 from rocketqa_haystack.document_stores.faiss.index import VectorIndex
 
@@ -260,6 +261,7 @@ def test_a_large_snapshot_stays_in_its_file_until_there_is_something_to_change(
         return str(path / "index.faiss") in Path("/proc/self/maps").read_text()
 
     monkeypatch.setattr(snapshot_module, "_LARGE", 0)
+    monkeypatch.setattr(index_module, "ENOUGH_POINTS", 1)
     query = np.ones(DIMENSION, dtype=np.float32)
     with FAISSDocumentStore(path=path) as store:
         store.write_vectors(
@@ -281,6 +283,37 @@ def test_a_large_snapshot_stays_in_its_file_until_there_is_something_to_change(
     with FAISSDocumentStore(path=path) as store:
         assert [document.id for document in store.embedding_retrieval(query)] == expected
         assert is_mapped()
+    assert not caplog.records
+
+
+def test_a_mapped_index_goes_on_whatever_becomes_of_its_file(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(snapshot_module, "_LARGE", 0)
+    # As a process leaves it that was killed between its two renames.
+    (path / "index.faiss").rename(path / "index.faiss.new")
+    with FAISSDocumentStore(path=path) as store:
+        assert_search_equals_brute_force(store, content_of(store))
+        with FAISSDocumentStore(path=path) as other:
+            other.rebuild("SQfp16")
+            other.rebuild("Flat")
+        assert_search_equals_brute_force(store, content_of(store))
+        for name in ("index.faiss", "index.json"):
+            (path / name).unlink()
+        with FAISSDocumentStore(path=path) as other:
+            other.delete_documents(["30"])
+        assert_search_equals_brute_force(store, content_of(store))
+    assert len(caplog.records) == 1  # of the last `other`
+
+
+def test_after_a_rebuild_that_forgets_removals_the_snapshot_is_of_use(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with FAISSDocumentStore(path=path) as store:
+        store.delete_documents([str(n) for n in range(50)])
+        store.rebuild()
+    with FAISSDocumentStore(path=path) as store:
+        assert_search_equals_brute_force(store, content_of(store))
     assert not caplog.records
 
 

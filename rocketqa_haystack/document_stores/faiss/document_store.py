@@ -699,11 +699,12 @@ class FAISSDocumentStore:
         with self._in_step(opened) as (database, index, state):
             self._save_as(database, index, state)
             forgets, factory = database.has_long_history(), self.index or state.factory
+            saved = index.saved_generation if index.is_saved else state.generation
         if forgets or factory != state.factory:
             with opened.connections.transaction(write=True) as database:
                 database.set_factory(factory)
                 if forgets:
-                    database.forget_removed(state.generation)
+                    database.forget_removed(saved)
 
     def _save_as(self, database: Database, index: VectorIndex, state: State) -> None:
         try:

@@ -21,7 +21,7 @@ from rocketqa_haystack.document_stores.faiss.index_types import (
     search_parameters,
     supports_selectors,
 )
-from rocketqa_haystack.document_stores.faiss.snapshot import Tag, read_snapshot, write_snapshot
+from rocketqa_haystack.document_stores.faiss.snapshot import Tag, in_own_memory, read_snapshot, write_snapshot
 from rocketqa_haystack.document_stores.faiss.vectors import normalized
 
 # Up to so many documents that match, a filtered search of an approximate index compares all of them instead.
@@ -68,6 +68,8 @@ class VectorIndex:
         self._clear()
         #: Whether the snapshot holds all that the index does.
         self.is_saved = True
+        #: The generation of the database that the snapshot is of.
+        self.saved_generation = 0
 
     def _clear(self) -> None:
         self._index: Any = None  # an IndexIDMap, or None as long as there is no vector
@@ -103,14 +105,14 @@ class VectorIndex:
         if self._generation is None or self._generation < state.history or self._wanted != wanted:
             self._clear()
             if not anew:
-                self._restore(database, state, wanted, map_large=True)
-        removed = self._removed_since(database)
-        if self._is_mapped and (len(removed) or self._count != state.vectors):
-            self._clear()
-            self._restore(database, state, wanted, map_large=False)
-            removed = self._removed_since(database)
-        self._remove(removed)
+                self._restore(database, state, wanted)
         self._wanted = wanted
+        if self._index is not None and self._generation is not None:
+            removed = database.removed_after(self._generation)
+            if self._is_mapped and (len(removed) or self._count != state.vectors):
+                self._hold(in_own_memory(self._index), self._type)
+                self._is_mapped = False
+            self._remove(removed)
         # Nothing is followed while the index is between two states.
         self._generation = None
         if state.dimension is None:
@@ -197,12 +199,12 @@ class VectorIndex:
             similarity=self._similarity,
             factory=self._type,
         )
-        self.is_saved = True
+        self.is_saved, self.saved_generation = True, state.generation
 
     def _due_type(self, wanted: str, dimension: int, count: int) -> str:
         return wanted if count >= ENOUGH_POINTS * centroids(wanted, dimension, self._similarity) else EXACT
 
-    def _restore(self, database: Database, state: State, wanted: str, *, map_large: bool) -> None:
+    def _restore(self, database: Database, state: State, wanted: str) -> None:
         if self._folder is None or not state.vectors:
             return
 
@@ -220,7 +222,7 @@ class VectorIndex:
                 )
 
         try:
-            snapshot = read_snapshot(self._folder, check, map_large=map_large)
+            snapshot = read_snapshot(self._folder, check)
             if snapshot is None:
                 raise ValueError("there is no snapshot.")
         except ValueError as error:
@@ -232,7 +234,8 @@ class VectorIndex:
             )
             return
         self._hold(snapshot.index, snapshot.tag.factory)
-        self._generation, self._is_mapped, self.is_saved = snapshot.tag.generation, snapshot.is_mapped, True
+        self._generation = self.saved_generation = snapshot.tag.generation
+        self._is_mapped, self.is_saved = snapshot.is_mapped, True
 
     def _hold(self, index: Any, factory: str) -> None:
         self._index, self._inner, self._type = index, self._faiss.downcast_index(index.index), factory
@@ -266,11 +269,6 @@ class VectorIndex:
                 progress.update(len(numbers))
                 self.is_saved = False
         self._count_numbers()
-
-    def _removed_since(self, database: Database) -> np.ndarray:
-        if self._index is None or self._generation is None:
-            return np.empty(0, dtype=np.int64)
-        return database.removed_after(self._generation)
 
     def _remove(self, removed: np.ndarray) -> None:
         positions = np.flatnonzero(self._positions_of(removed))

@@ -71,16 +71,16 @@ def from_row(
     Return the Document of a row of `COLUMNS` and its vector, with its own score or another one.
     """
     rest = {} if other is None else _decode(other)
-    # Made as copying and unpickling make one: __init__ takes ten times as long, which a search would pay for each result.
+    # Made as unpickling makes one: __init__ takes several times as long, which a search would pay for each result.
     document = Document.__new__(Document)
     vars(document).update(
         id=id_,
         content=content,
+        blob=None if blob is None else ByteStream(data=blob, **rest["blob"]),
         meta=_decode(meta),
         score=rest.get("score") if score is None else score,
-        blob=None if blob is None else ByteStream(data=blob, **rest["blob"]),
-        sparse_embedding=SparseEmbedding(**rest["sparse_embedding"]) if "sparse_embedding" in rest else None,
         embedding=None if vector is None else np.frombuffer(vector, dtype=STORED).tolist(),
+        sparse_embedding=SparseEmbedding(**rest["sparse_embedding"]) if "sparse_embedding" in rest else None,
     )
     return document
 

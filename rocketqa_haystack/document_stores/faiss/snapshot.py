@@ -8,6 +8,7 @@ import json
 import os
 import zlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -69,19 +70,18 @@ class Snapshot(NamedTuple):
     is_mapped: bool
 
 
-def read_snapshot(folder: Path, check: Callable[[Tag], None], *, map_large: bool) -> Snapshot | None:
+def read_snapshot(folder: Path, check: Callable[[Tag], None]) -> Snapshot | None:
     """
-    Return the snapshot in `folder`; None if there is none.
+    Return the snapshot in `folder`, mapped if it is large; None if there is none.
 
     :param check: Raises a ValueError if the snapshot is of no use.
-    :param map_large: Whether a large index is mapped.
     :raises ValueError: If it is damaged, or of no use.
     """
     tag = _read_tag(folder)
     while tag is not None:
         try:
             check(tag)
-            is_mapped = map_large and tag.size >= _LARGE
+            is_mapped = tag.size >= _LARGE
             return Snapshot(tag, _read_index(folder, tag, is_mapped), is_mapped)
         except ValueError:
             newer = _read_tag(folder)
@@ -89,6 +89,26 @@ def read_snapshot(folder: Path, check: Callable[[Tag], None], *, map_large: bool
                 raise
             tag = newer  # another process put a new snapshot in place meanwhile
     return None
+
+
+def in_own_memory(index: Any) -> Any:
+    """
+    Return a copy of a mapped index that can be changed.
+
+    Not by its file, in whose place there may be another one by now, and a block at a time: it takes the memory of one.
+    """
+    faiss = import_faiss()
+    receiving, sending = os.pipe()
+
+    def send() -> None:
+        with open(sending, "wb") as stream:
+            faiss.write_index(index, faiss.PyCallbackIOWriter(stream.write, _BLOCK))
+
+    with ThreadPoolExecutor(1) as thread, open(receiving, "rb") as stream:
+        sent = thread.submit(send)
+        copy = faiss.read_index(faiss.PyCallbackIOReader(stream.read, _BLOCK))
+        sent.result()
+    return copy
 
 
 def write_snapshot(folder: Path, index: Any, **about: Any) -> None:
@@ -102,6 +122,8 @@ def write_snapshot(folder: Path, index: Any, **about: Any) -> None:
     new_index, new_tag = folder / f"{INDEX_FILE}.new", folder / f"{TAG_FILE}.new"
     with FileLock(folder / LOCK_FILE):
         try:
+            # Of a process that ended below: others may have mapped it, so it must not be written over.
+            new_index.unlink(missing_ok=True)
             size, checksum = _write_index(new_index, index)
             tag = Tag(**about, dimension=index.d, count=index.ntotal, size=size, checksum=checksum)
             with new_tag.open("w", encoding="utf-8") as stream:
