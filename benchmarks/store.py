@@ -9,8 +9,8 @@ million vectors take 7 GB of disk, 5 GB of memory, and on 2 CPU cores one hour, 
 
 For every type: build time; size of the index; seconds and memory that opening the store takes in a new process (to its
 first search, snapshot there and in the system's cache; memory without what stays in files), as often as there are
-rounds; and for some search parameters
-recall@10 against exact search and queries per second, one at a time, on one and on two threads:
+rounds; and for some search parameters recall@10 against exact search and queries per second, one at a time, on one and
+on two threads:
 
 - bare: `index.search` of the same FAISS index.
 - bare + fetch: the same, then the 10 documents by plain SQL from the same database, as Haystack Documents with their

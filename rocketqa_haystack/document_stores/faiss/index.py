@@ -78,7 +78,7 @@ class VectorIndex:
         self._type = EXACT  # of the index: one that has to be trained is exact before
         self._selects = True
         self._last_chosen: tuple[dict[str, Any], Any] = ({}, None)
-        # By position, in FAISS's own memory. They rise; that of a removed vector is negated and the vector never found,
+        # By position, in FAISS's memory. They rise; that of a removed vector is negated and the vector never found,
         # because few index types can let go of one.
         self._numbers = np.empty(0, dtype=np.int64)
         self._live = np.empty(0, dtype=bool)
