@@ -17,6 +17,9 @@ on two threads:
   scores, best first.
 - store: `FAISSDocumentStore.embedding_retrieval`.
 
+Then recall@10 and the median time of searches among half of the documents, by a filter that is new and by one that was
+asked before.
+
 The ratio is the time of the store over that of bare + fetch on one thread, where these two take turns at single
 queries: median and range of the rounds.
 """
@@ -51,6 +54,7 @@ from rocketqa_haystack.encoders.packaged import small_encoder
 DIMENSION = 384
 NOISE = 0.6  # length of what is added to a vector of length 1
 WRITE_SIZE = 20_000
+FILTERED = 20  # queries that are asked with a filter
 #: Types of index and the search parameters to try each with.
 TYPES: dict[str, list[dict[str, Any]]] = {
     "Flat": [{}],
@@ -92,8 +96,11 @@ def main() -> None:
     write_store(folder, base, arguments.vectors)
     queries = perturbed(base, range(-arguments.queries, 0))
     best = exact(base, arguments.vectors, queries)
+    best_of_half = exact(base, arguments.vectors // 2, queries[:FILTERED])
     for name in arguments.types:
-        measure(folder, name, TYPES.get(name, [{}]), queries, best, arguments.rounds)
+        build_and_open(folder, name, arguments.rounds)
+        measure(folder, TYPES.get(name, [{}]), queries, best, arguments.rounds)
+        print_filtered(folder, arguments.vectors // 2, queries[:FILTERED], best_of_half)
 
 
 def encoded(collection: Path, folder: Path, count: int) -> np.ndarray:
@@ -156,10 +163,8 @@ def exact(base: np.ndarray, count: int, queries: np.ndarray) -> np.ndarray:
     return np.asarray(heap.I)
 
 
-def measure(
-    folder: Path, name: str, settings: list[dict[str, Any]], queries: np.ndarray, best: np.ndarray, rounds: int
-) -> None:
-    """Builds one type of index and prints what it does."""
+def build_and_open(folder: Path, name: str, rounds: int) -> None:
+    """Builds one type of index and prints what that takes, and opening it."""
     with FAISSDocumentStore(path=folder) as store:
         start = time.perf_counter()
         store.rebuild(name)
@@ -173,6 +178,10 @@ def measure(
         f"{statistics.median(seconds):.1f} s ({min(seconds):.1f} to {max(seconds):.1f}), "
         f"taking {statistics.median(memory) / 2**20:,.0f} MiB of its own"
     )
+
+
+def measure(folder: Path, settings: list[dict[str, Any]], queries: np.ndarray, best: np.ndarray, rounds: int) -> None:
+    """Prints what the store's index does beside FAISS used bare."""
     whole = faiss.read_index(str(folder / "index.faiss"))  # with the documents' numbers, which bare FAISS has not
     index = faiss.downcast_index(whole.index)
     faiss.omp_set_num_threads(1)
@@ -254,6 +263,27 @@ def print_speed(
         f"ratio {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})",
         flush=True,
     )
+
+
+def print_filtered(folder: Path, count: int, queries: np.ndarray, best: np.ndarray) -> None:
+    """Recall and time of searches among the first `count` documents, of which `best` are the true ones."""
+    half = {"field": "meta.n", "operator": "<", "value": count}
+    kinds: dict[str, list[float]] = {"new": [], "asked before": []}
+    hits = 0
+    with FAISSDocumentStore(path=folder) as store:
+        store.embedding_retrieval(queries[0])
+        for number, (query, expected) in enumerate(zip(queries, best, strict=True)):
+            other = {
+                "operator": "AND",
+                "conditions": [half, {"field": "meta.n", "operator": "!=", "value": -1 - number}],
+            }
+            for seconds in kinds.values():
+                start = time.perf_counter()
+                found = store.embedding_retrieval(query, filters=other)
+                seconds.append(time.perf_counter() - start)
+            hits += len({document.meta["n"] for document in found} & set(expected))
+    times = ", ".join(f"{statistics.median(seconds):.3f} s by a filter {kind}" for kind, seconds in kinds.items())
+    print(f"  among {count:,} documents: recall@10 {hits / best.size:.4f}; {times}", flush=True)
 
 
 if __name__ == "__main__":

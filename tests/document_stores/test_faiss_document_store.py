@@ -23,6 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rocketqa_haystack.document_stores.faiss import FAISSDocumentStore
+from rocketqa_haystack.document_stores.faiss.database import Database
 
 text = st.text(max_size=8)
 json_values = st.recursive(
@@ -243,14 +244,15 @@ def test_a_search_finds_the_true_top_k(similarity: Any, filtered: bool) -> None:
                 assert all(type(document.score) is float for document in found)
 
 
-def test_of_equal_scores_the_document_written_first_comes_first() -> None:
+@pytest.mark.parametrize("index", ["Flat", "HNSW32", "IVF4,Flat", "SQfp16"])
+def test_of_equal_scores_the_document_written_first_comes_first(index: str) -> None:
     vectors = np.random.default_rng(0).integers(0, 3, (200, 2)).astype(np.float32)
     best = sorted(range(200), key=lambda number: (-vectors[number, 0], number))
-    with FAISSDocumentStore() as store:
+    with FAISSDocumentStore(index=index) as store:
         store.write_vectors(plain_documents(200), vectors)
         everything = {"field": "meta.number", "operator": ">=", "value": 0}
         for top_k in (1, 5, 20, 90, 120, 150):
-            for filters in (None, everything):
+            for filters in (None, everything) if index == "Flat" else (everything,):
                 found = store.embedding_retrieval([1.0, 0.0], top_k=top_k, filters=filters)
                 assert [int(document.id) for document in found] == best[:top_k]
 
@@ -280,6 +282,45 @@ def test_a_search_follows_every_change() -> None:
         assert found() == []
         store.write_documents([Document(id="7", embedding=[1.0, 1.0])])
         assert found() == ["7"]
+
+
+@pytest.mark.parametrize("index", ["Flat", "SQfp16"])
+def test_a_filter_asked_again_is_remembered_until_something_changes(
+    index: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+    numbers = Database.numbers
+    monkeypatch.setattr(
+        Database, "numbers", lambda database, condition: asked.append(condition) or numbers(database, condition)
+    )
+    even = {"field": "meta.even", "operator": "==", "value": True}
+    with FAISSDocumentStore(path=tmp_path, index=index) as store, FAISSDocumentStore(path=tmp_path) as other:
+
+        def found(filters: dict[str, Any] = even) -> list[str]:
+            return [document.id for document in store.embedding_retrieval([1.0, 0.0], filters=filters)]
+
+        rows = [Document(id=str(n), embedding=[n, 0], meta={"even": n % 2 == 0}) for n in range(5)]
+        store.write_documents(rows)
+        assert found() == found() == ["4", "2", "0"]
+        assert found({**even, "value": False}) == found({**even, "value": False}) == ["3", "1"]
+        assert found({**even, "value": 1}) == ["4", "2", "0"]
+        assert found({**even, "value": "True"}) == []
+        assert len(asked) == 4
+        store.update_by_filter({"field": "id", "operator": "==", "value": "2"}, {"even": False})
+        assert found() == found() == ["4", "0"]
+        other.write_documents([Document(id="6", embedding=[6, 0], meta={"even": True})])
+        assert found() == found() == ["6", "4", "0"]
+        other.delete_documents(["4"])
+        assert found() == found() == ["6", "0"]
+        late = {"field": "meta.day", "operator": ">", "value": datetime(2026, 1, 1)}
+        store.update_by_filter(even, {"day": "2026-02-02"})
+        asked.clear()  # a date is an object that could not be told from others
+        assert found(late) == found(late) == ["6", "0"]
+        assert len(asked) == 2
+        for number in range(100):
+            assert found({"field": "meta.even", "operator": "in", "value": [True, number + 2]}) == ["6", "0"]
+        store.rebuild("HNSW32")
+        assert found() == found() == ["6", "0"]
 
 
 def test_scores_are_scaled_as_haystacks_own_store_scales_them() -> None:

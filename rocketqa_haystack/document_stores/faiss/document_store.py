@@ -59,9 +59,8 @@ class FAISSDocumentStore:
     (another one waits) and any number of readers, in one process or several. Threads search side by side.
 
     The search is exact unless another type of index is chosen. Filters are applied before it, not after: a filtered
-    search returns the best of the documents that match. Where at most 10,000 match, it is exact whatever the type of
-    index; where more do, an approximate index looks at as many times more candidates as the filter leaves out.
-    Documents without an embedding are kept and filtered like all others, but not searched.
+    search is exact, whatever the type of index. Documents without an embedding are kept and filtered like all others,
+    but not searched.
 
     Metadata must be JSON (None, booleans, finite numbers, strings, and lists and dictionaries of these): anything that
     would come back different is refused. Embeddings are kept as float32. The folder is opened at first use and opened
@@ -765,9 +764,8 @@ class FAISSDocumentStore:
                     f"There are {state.documents} documents, but no document has an embedding: embed them with a "
                     "DocumentEmbedder before writing them."
                 )
-            among = None if condition is None else database.numbers(condition)
             results = []
-            for hits in index.search(database, queries, top_k, among, parameters):
+            for hits in index.search(database, queries, top_k, condition, parameters):
                 documents = fetch(database, state.generation, hits)
                 if documents is None:
                     raise database.damage("a document of a vector is missing")

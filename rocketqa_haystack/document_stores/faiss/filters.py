@@ -47,6 +47,8 @@ class Condition:
         self.sql: str
         #: The values of its placeholders, in order.
         self.parameters: list[Any] = []
+        #: The same for the same filter, and for no other; None for one that cannot be told from others.
+        self.key = _key(filters)
         #: What Haystack raised in the last call of `matches` that failed: SQLite only reports that one did.
         self.error: Exception | None = None
         self._comparisons: list[tuple[dict[str, Any], Callable[..., Document]]] = []
@@ -166,6 +168,14 @@ class Condition:
         self._probe.meta.clear()
         self._probe.meta.update(json.loads(meta))
         return self._probe
+
+
+def _key(filters: dict[str, Any]) -> str | None:
+    try:
+        json.dumps(filters)  # or there are objects in it whose repr may be that of others
+        return repr(filters)  # in which, unlike in JSON, {1: 2} is not {"1": 2}
+    except (TypeError, ValueError, RecursionError):
+        return None
 
 
 def _required(filters: dict[str, Any], key: str) -> Any:

@@ -8,9 +8,11 @@ from haystack import logging
 from tqdm.auto import tqdm
 
 from rocketqa_haystack.document_stores.faiss.database import Database, State
+from rocketqa_haystack.document_stores.faiss.filters import Condition
 from rocketqa_haystack.document_stores.faiss.gpu import GPU, MOST_RESULTS
 from rocketqa_haystack.document_stores.faiss.index_types import (
     ENOUGH_POINTS,
+    EVERY_LIST,
     EXACT,
     TRAINING_POINTS,
     Similarity,
@@ -20,12 +22,13 @@ from rocketqa_haystack.document_stores.faiss.index_types import (
     make_index,
     search_parameters,
     supports_selectors,
+    with_whole_vectors,
 )
 from rocketqa_haystack.document_stores.faiss.snapshot import Tag, in_own_memory, read_snapshot, write_snapshot
 from rocketqa_haystack.document_stores.faiss.vectors import normalized
 
-# Up to so many documents that match, a filtered search of an approximate index compares all of them instead.
-FEW = 10_000
+# What so many filters selected is remembered, a bit for each vector.
+FILTERS = 64
 # From so many vectors on, building an index takes long enough for a progress bar.
 MANY = 100_000
 
@@ -77,7 +80,9 @@ class VectorIndex:
         self._searched: Any = None  # the same, or its copy on a GPU
         self._type = EXACT  # of the index: one that has to be trained is exact before
         self._selects = True
+        self._whole: Any = None  # the part of it that can compare a query with whole vectors
         self._last_chosen: tuple[dict[str, Any], Any] = ({}, None)
+        self._selections: dict[str, np.ndarray] = {}  # bits, by the key of the condition
         # By position, in FAISS's memory. They rise; that of a removed vector is negated and the vector never found,
         # because few index types can let go of one.
         self._numbers = np.empty(0, dtype=np.int64)
@@ -102,6 +107,7 @@ class VectorIndex:
         :raises DocumentStoreError: If the database is damaged.
         """
         wanted = self._factory or state.factory
+        self._selections = {}
         if self._generation is None or self._generation < state.history or self._wanted != wanted:
             self._clear()
             if not anew:
@@ -135,21 +141,24 @@ class VectorIndex:
         database: Database,
         queries: np.ndarray,
         top_k: int,
-        among: np.ndarray | None = None,
+        condition: Condition | None = None,
         parameters: dict[str, Any] | None = None,
     ) -> list[list[Hit]]:
         """
         Return the numbers and scores of the vectors most similar to each query, best first.
 
-        Of equal scores the vector written first comes first.
+        Of equal scores the vector written first comes first. Those that match a condition are compared one and all,
+        whatever the type of index.
 
         :param database: The database, in the state that the index follows.
         :param queries: Float32 vectors `[n, dim]`.
         :param top_k: How many at most, greater than 0.
-        :param among: The int64 numbers to choose from, rising; None for all. Numbers without a vector are passed over.
+        :param condition: What the documents found have to match; None for nothing.
         :param parameters: Search parameters by FAISS's names.
         :raises ValueError: If the queries have another dimension than the vectors.
+        :raises FilterError: If the condition compares what cannot be compared.
         """
+        selected = None if condition is None else self._selected(database, condition)
         if not self._count:
             return [[] for _ in queries]
         if queries.shape[1] != self._index.d:
@@ -158,18 +167,15 @@ class VectorIndex:
                 f"{self._index.d}."
             )
         queries, parameters = self._comparable(queries), parameters or {}
-        if among is None:
+        if selected is None:
             hits = self._search_all(queries, top_k, parameters)
             if self._are_enough(hits, top_k):
                 return hits
             return self._search_one_by_one(database, queries, top_k, self._live)
-        selected = self._positions_of(among)
-        count = int(np.count_nonzero(selected))
-        if is_exact(self._inner) or (count > FEW and self._selects):
-            hits = self._search_selected(queries, top_k, selected, parameters)
-            if all(len(each) >= min(top_k, count) for each in hits):
-                return hits
-        return self._search_one_by_one(database, queries, top_k, selected)
+        if self._whole is None:
+            return self._search_one_by_one(database, queries, top_k, selected)
+        chosen = search_parameters(self._whole, EVERY_LIST, selected)
+        return self._hits(self._whole, self._numbers, queries, top_k, chosen, exact=True)
 
     def search_alone(self, query: np.ndarray, top_k: int, parameters: dict[str, Any]) -> tuple[int, list[Hit]]:
         """
@@ -240,6 +246,7 @@ class VectorIndex:
     def _hold(self, index: Any, factory: str) -> None:
         self._index, self._inner, self._type = index, self._faiss.downcast_index(index.index), factory
         self._selects = supports_selectors(self._inner)
+        self._whole = with_whole_vectors(self._inner)
         self._count_numbers()
 
     def _count_numbers(self) -> None:
@@ -277,6 +284,17 @@ class VectorIndex:
             self._count_numbers()
             self.is_saved = False
 
+    def _selected(self, database: Database, condition: Condition) -> np.ndarray:
+        """Which positions match, bool `[n]`: asking the database takes longer than most searches."""
+        kept = self._selections  # never changed, only replaced: other threads may do that at any time
+        if condition.key in kept:
+            return np.unpackbits(kept[condition.key], count=len(self._live)).view(bool)
+        selected = self._positions_of(database.numbers(condition))
+        if condition.key is not None:
+            latest = list(kept.items())[1 - FILTERS :]
+            self._selections = {**dict(latest), condition.key: np.packbits(selected)}
+        return selected
+
     def _positions_of(self, numbers: np.ndarray) -> np.ndarray:
         """Which positions have these numbers and are live, bool `[n]`."""
         own, selected = np.abs(self._numbers), np.zeros(len(self._live), dtype=bool)
@@ -287,13 +305,15 @@ class VectorIndex:
         return selected & self._live
 
     def _search_all(self, queries: np.ndarray, top_k: int, parameters: dict[str, Any]) -> list[list[Hit]]:
+        index = self._inner if self._removed or top_k > MOST_RESULTS else self._searched
+        exact = is_exact(index)
         if self._removed and self._selects:
-            return self._search_selected(queries, top_k, self._live, parameters)
+            chosen = search_parameters(index, parameters, self._live)
+            return self._hits(index, self._numbers, queries, top_k, chosen, exact=exact)
         chosen = self._chosen(parameters)
         if not self._removed:
-            index = self._inner if top_k > MOST_RESULTS else self._searched
-            return self._hits(index, self._numbers, queries, top_k, chosen)
-        found = self._hits(self._inner, self._numbers, queries, top_k + self._removed, chosen)
+            return self._hits(index, self._numbers, queries, top_k, chosen, exact=exact)
+        found = self._hits(index, self._numbers, queries, top_k + self._removed, chosen, exact=exact)
         return [[hit for hit in hits if hit[0] > 0][:top_k] for hits in found]
 
     def _are_enough(self, hits: list[list[Hit]], top_k: int) -> bool:
@@ -307,12 +327,6 @@ class VectorIndex:
             last = self._last_chosen = (parameters, search_parameters(self._inner, parameters, None))
         return last[1]
 
-    def _search_selected(
-        self, queries: np.ndarray, top_k: int, selected: np.ndarray, parameters: dict[str, Any]
-    ) -> list[list[Hit]]:
-        chosen = search_parameters(self._inner, parameters, selected)
-        return self._hits(self._inner, self._numbers, queries, top_k, chosen)
-
     def _search_one_by_one(
         self, database: Database, queries: np.ndarray, top_k: int, selected: np.ndarray
     ) -> list[list[Hit]]:
@@ -321,16 +335,16 @@ class VectorIndex:
         for numbers, vectors in database.vectors_of(self._numbers[selected]):
             exact = make_index(EXACT, vectors.shape[1], self._similarity)
             exact.add(self._comparable(vectors))
-            found = self._hits(exact, numbers, queries, top_k, None)
+            found = self._hits(exact, numbers, queries, top_k, None, exact=True)
             best = [_best(old + new, top_k) for old, new in zip(best, found, strict=True)]
         return best
 
     def _hits(
-        self, index: Any, numbers: np.ndarray, queries: np.ndarray, top_k: int, parameters: Any
+        self, index: Any, numbers: np.ndarray, queries: np.ndarray, top_k: int, parameters: Any, *, exact: bool
     ) -> list[list[Hit]]:
         # An exact search keeps any of the vectors that share the last score, so search on until none of them is left
         # out. What is not there to be found has the position -1.
-        exact, count = is_exact(index), index.ntotal
+        count = index.ntotal
         wanted = min(top_k + exact, count)
         distances, positions = index.search(queries, wanted, params=parameters)
         hits = self._pairs(distances, positions, numbers, top_k)

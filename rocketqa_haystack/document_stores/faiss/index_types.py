@@ -13,6 +13,9 @@ EXACT = "Flat"
 #: Search parameters by FAISS's own names; each is for the index types that have it.
 SEARCH_PARAMETERS = ("nprobe", "max_codes", "efSearch", "quantizer_efSearch", "k_factor")
 
+#: Search parameters that leave no vector out.
+EVERY_LIST = {"nprobe": 2**31 - 1}
+
 # What FAISS asks for, below which it warns that centroids are poor, and what a training run gets to see at most.
 ENOUGH_POINTS = 39
 TRAINING_POINTS = 64
@@ -86,6 +89,22 @@ def is_exact(index: Any) -> bool:
     Whether a search of this index compares the query with every vector as it is.
     """
     return isinstance(index, import_faiss().IndexFlat)
+
+
+def with_whole_vectors(index: Any) -> Any:
+    """
+    Return the part of an index that, with the search parameters `EVERY_LIST`, compares a query with every whole vector.
+
+    :returns: The index itself, one inside it, or None where vectors are compressed or a list may be missed.
+    """
+    faiss = import_faiss()
+    if isinstance(index, faiss.IndexRefine):
+        return with_whole_vectors(faiss.downcast_index(index.refine_index))
+    if isinstance(index, faiss.IndexHNSW):
+        return with_whole_vectors(faiss.downcast_index(index.storage))
+    if isinstance(index, faiss.IndexIVFFlat):
+        return index if is_exact(faiss.downcast_index(index.quantizer)) else None
+    return index if is_exact(index) else None
 
 
 def check_search_parameters(values: dict[str, Any]) -> None:
