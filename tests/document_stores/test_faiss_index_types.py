@@ -225,6 +225,7 @@ def test_a_live_store_is_rebuilt_as_another_type_which_others_take_over(tmp_path
         ("IDMap,Flat", "leave out the IDMap"),
         ("NSG32", "HNSW32 is its like"),
         ("LSH", "LSH"),
+        ("IVF2,FlatDedup", "Flat is its like"),
     ],
 )
 def test_an_index_that_cannot_be_is_refused_at_the_first_vector_and_nothing_is_written(index: str, reason: str) -> None:

@@ -11,6 +11,8 @@ SQLite as bound parameters only.
 import json
 from collections.abc import Callable
 from dataclasses import fields
+from datetime import date
+from hashlib import blake2b
 from typing import Any
 
 from haystack import Document
@@ -47,13 +49,20 @@ class Condition:
         self.sql: str
         #: The values of its placeholders, in order.
         self.parameters: list[Any] = []
-        #: The same for the same filter, and for no other; None for one that cannot be told from others.
-        self.key = _key(filters)
+        #: The same for the same filter on the same day, and for no other; None for one that cannot be told from others.
+        self.key: bytes | None = None
         #: What Haystack raised in the last call of `matches` that failed: SQLite only reports that one did.
         self.error: Exception | None = None
         self._comparisons: list[tuple[dict[str, Any], Callable[..., Document]]] = []
         self._probe = Document(id="probe")
         self._depth = 0
+        try:
+            filters = _copied(filters)  # the caller may change it as long as this one is in use
+            # Haystack reads "Monday" and "10:30" as times of the present day.
+            text = f"{date.today()} {filters!r}"
+            self.key = blake2b(text.encode("utf-8", "surrogatepass")).digest()
+        except (TypeError, ValueError, RuntimeError):  # of other types, too large, too deep, or changed meanwhile
+            pass
         self.sql = self._compile(filters)
         if len(self.parameters) > MOST_PARAMETERS:
             self.parameters, self._comparisons = [], []
@@ -170,12 +179,19 @@ class Condition:
         return self._probe
 
 
-def _key(filters: dict[str, Any]) -> str | None:
-    try:
-        json.dumps(filters)  # or there are objects in it whose repr may be that of others
-        return repr(filters)  # in which, unlike in JSON, {1: 2} is not {"1": 2}
-    except (TypeError, ValueError, RecursionError):
-        return None
+def _copied(value: Any) -> Any:
+    """
+    A copy of what is built of JSON's own types and tuples.
+
+    :raises TypeError: For anything else: of other objects, those of subclasses too, equal text need not mean the same.
+    """
+    if type(value) is dict:
+        return {_copied(key): _copied(each) for key, each in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(map(_copied, value))
+    if value is None or type(value) in (str, int, float, bool):
+        return value
+    raise TypeError(type(value).__name__)
 
 
 def _required(filters: dict[str, Any], key: str) -> Any:

@@ -82,7 +82,7 @@ class VectorIndex:
         self._selects = True
         self._whole: Any = None  # the part of it that can compare a query with whole vectors
         self._last_chosen: tuple[dict[str, Any], Any] = ({}, None)
-        self._selections: dict[str, np.ndarray] = {}  # bits, by the key of the condition
+        self._selections: dict[bytes, np.ndarray] = {}  # bits, by the key of the condition
         # By position, in FAISS's memory. They rise; that of a removed vector is negated and the vector never found,
         # because few index types can let go of one.
         self._numbers = np.empty(0, dtype=np.int64)
@@ -342,37 +342,45 @@ class VectorIndex:
     def _hits(
         self, index: Any, numbers: np.ndarray, queries: np.ndarray, top_k: int, parameters: Any, *, exact: bool
     ) -> list[list[Hit]]:
+        if exact and self._similarity == "l2" and parameters is None:
+            # For many queries FAISS multiplies matrices, |q|² - 2qv + |v|², in which the distances of vectors that are
+            # close to each other are lost; not if there is a selection, even of all.
+            parameters = self._faiss.SearchParameters(sel=self._faiss.IDSelectorAll())
         # An exact search keeps any of the vectors that share the last score, so search on until none of them is left
         # out. What is not there to be found has the position -1.
         count = index.ntotal
         wanted = min(top_k + exact, count)
-        distances, positions = index.search(queries, wanted, params=parameters)
-        hits = self._pairs(distances, positions, numbers, top_k)
+        scores, positions = self._scored(index.search(queries, wanted, params=parameters))
+        hits = _pairs(scores, positions, numbers, top_k)
         unsure = np.arange(len(queries))
         while exact and wanted < count:
-            ties = (positions[:, -1] >= 0) & (distances[:, -1] == distances[:, top_k - 1])
+            ties = (positions[:, -1] >= 0) & (scores[:, -1] == scores[:, top_k - 1])
             if not ties.any():
                 break
             unsure, wanted = unsure[ties], min(2 * wanted, count)
-            distances, positions = index.search(queries[unsure], wanted, params=parameters)
-            for query, pairs in zip(unsure, self._pairs(distances, positions, numbers, top_k), strict=True):
+            scores, positions = self._scored(index.search(queries[unsure], wanted, params=parameters))
+            for query, pairs in zip(unsure, _pairs(scores, positions, numbers, top_k), strict=True):
                 hits[query] = pairs
         return hits
 
-    def _pairs(self, distances: np.ndarray, positions: np.ndarray, numbers: np.ndarray, top_k: int) -> list[list[Hit]]:
-        """What FAISS found, by numbers and with scores."""
-        scores = distances if self._similarity != "l2" else -np.sqrt(np.maximum(distances, 0))
-        results = []
-        for places, own, values in zip(positions.tolist(), numbers[positions].tolist(), scores.tolist(), strict=True):
-            hits = list(zip(own, values, strict=True))
-            if -1 in places:  # it took the last number
-                hits = [hit for hit, place in zip(hits, places, strict=True) if place >= 0]
-            # FAISS gives the best first, but equal ones in any order.
-            results.append(hits[:top_k] if len(set(values)) == len(values) else _best(hits, top_k))
-        return results
+    def _scored(self, found: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """What FAISS found, with scores in place of squared distances: several of these may have one root."""
+        distances, positions = found
+        return distances if self._similarity != "l2" else -np.sqrt(np.maximum(distances, 0)), positions
 
     def _comparable(self, vectors: np.ndarray) -> np.ndarray:
         return normalized(vectors) if self._similarity == "cosine" else vectors
+
+
+def _pairs(scores: np.ndarray, positions: np.ndarray, numbers: np.ndarray, top_k: int) -> list[list[Hit]]:
+    results = []
+    for places, own, values in zip(positions.tolist(), numbers[positions].tolist(), scores.tolist(), strict=True):
+        hits = list(zip(own, values, strict=True))
+        if -1 in places:  # it took the last number
+            hits = [hit for hit, place in zip(hits, places, strict=True) if place >= 0]
+        # FAISS gives the best first, but equal ones in any order.
+        results.append(hits[:top_k] if len(set(values)) == len(values) else _best(hits, top_k))
+    return results
 
 
 def _best(hits: list[Hit], top_k: int) -> list[Hit]:

@@ -60,6 +60,8 @@ def make_index(factory: str, dimension: int, similarity: Similarity) -> Any:
             raise ValueError(f"index {factory!r}: leave out the IDMap, the store numbers the vectors itself")
         if isinstance(part, faiss.IndexNSG):
             raise ValueError(f"index {factory!r}: an NSG cannot take documents that come later; HNSW32 is its like")
+        if isinstance(part, faiss.IndexIVFFlatDedup):
+            raise ValueError(f"index {factory!r}: FlatDedup searches only the first of equal vectors; Flat is its like")
         if isinstance(part, faiss.IndexLSH):
             raise ValueError(f"index {factory!r}: LSH gives Hamming distances and no {similarity}")
     return index

@@ -1,9 +1,12 @@
 """Vectors as they are stored and compared: finite, one-dimensional float32."""
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
+
+# Up to this square of their lengths, the squared distance of any two vectors is within float32's range. FAISS does not
+# find what is further away, and training an index on it ends the process.
+LONGEST_SQUARE = 8e37
 
 # Little-endian whatever the machine, so that a store's folder can be copied between machines.
 STORED = np.dtype("<f4")
@@ -16,7 +19,8 @@ def as_vector(values: Sequence[float] | np.ndarray, owner: str) -> np.ndarray:
     :param values: The numbers, `[dim]`.
     :param owner: What the embedding belongs to, for the error message ("the query", "document 'a'").
     :returns: A float32 array `[dim]`; no copy if `values` is one already.
-    :raises ValueError: If it is empty, not a flat list of numbers, or holds NaN or a number beyond float32's range.
+    :raises ValueError: If it is empty, not a flat list of numbers, holds NaN or a number beyond float32's range, or is
+        longer than `LONGEST_SQUARE` allows.
     """
     if isinstance(values, np.ndarray) and values.dtype == STORED:
         vector = values
@@ -28,10 +32,12 @@ def as_vector(values: Sequence[float] | np.ndarray, owner: str) -> np.ndarray:
             raise ValueError(f"The embedding of {owner} must be a list of floats: {error}.") from error
     if vector.ndim != 1 or vector.size == 0:
         raise ValueError(f"The embedding of {owner} must be a flat, non-empty list of floats, not of {vector.shape}.")
-    # The quick look first, which every search pays for: a sum of squares is finite only of finite numbers.
+    # One quick look, which every search pays for: no sum of squares with NaN or infinity in it is below the limit.
     with np.errstate(over="ignore"):
         square = vector.dot(vector)
-    if not math.isfinite(square) and not np.isfinite(vector).all():
+    if not square <= LONGEST_SQUARE:
+        if np.isfinite(vector).all():
+            raise ValueError(f"The embedding of {owner} is too long: its squares must not sum to more than 8e37.")
         place = int(np.flatnonzero(~np.isfinite(vector))[0])
         raise ValueError(
             f"The embedding of {owner} must be finite float32 numbers, but holds {values[place]} at {place}."
