@@ -7,6 +7,7 @@ from haystack.core.serialization import allow_deserialization_module
 
 if TYPE_CHECKING:
     from rocketqa_haystack.components import (
+        RocketQAAnswerRanker,
         RocketQADocumentEmbedder,
         RocketQARanker,
         RocketQARetriever,
@@ -29,6 +30,7 @@ __all__ = [
     "FAISSDocumentStore",
     "FAISSEmbeddingRetriever",
     "Passage",
+    "RocketQAAnswerRanker",
     "RocketQADocumentEmbedder",
     "RocketQARanker",
     "RocketQARetriever",
@@ -42,6 +44,7 @@ _HOMES = {
     "FAISSDocumentStore": "rocketqa_haystack.document_stores.faiss.document_store",
     "FAISSEmbeddingRetriever": "rocketqa_haystack.document_stores.faiss.retriever",
     "Passage": "rocketqa_haystack.data.passage",
+    "RocketQAAnswerRanker": "rocketqa_haystack.components.answer_ranker",
     "RocketQADocumentEmbedder": "rocketqa_haystack.components.document_embedder",
     "RocketQARanker": "rocketqa_haystack.components.ranker",
     "RocketQARetriever": "rocketqa_haystack.components.retriever",

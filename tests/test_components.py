@@ -29,6 +29,7 @@ from rocketqa_haystack import (
     DualEncoder,
     FAISSDocumentStore,
     FAISSEmbeddingRetriever,
+    RocketQAAnswerRanker,
     RocketQADocumentEmbedder,
     RocketQARanker,
     RocketQARetriever,
@@ -261,6 +262,7 @@ def test_every_component_round_trips_through_its_dictionary(encoder_folder: Path
         RocketQADocumentEmbedder(model=encoder_folder, meta_fields_to_embed=["a"], embedding_separator="|", **options),
         RocketQARetriever(model=encoder_folder, document_store=FAISSDocumentStore(), filters={"a": 1}, **options),
         RocketQARanker(model=ranker_folder, score_threshold=0.5, scale_score=False, top_k=3, **options),
+        RocketQAAnswerRanker(passage_weight=0.5, scaled_scores=False, top_k=2),
         FAISSEmbeddingRetriever(document_store=FAISSDocumentStore(), top_k=3),
     ]
     for component in components:

@@ -59,6 +59,20 @@ def test_an_extractive_pipeline_answers_with_a_span_and_its_document(write: Any)
     assert sum(answer.data is None for answer in others) == 1
 
 
+@pytest.mark.parametrize("options", [[], ["--retriever-weight", 20]])
+def test_answers_can_be_weighed_by_their_passages(write: Any, options: list[object]) -> None:
+    texts = texts_of(4)
+    pipeline = write("extractive", texts, "--answers", 2, "--passage-weight", 1000, *options)
+    assert set(pipeline.graph.nodes) == {"retriever", "ranker", "reader", "answer_ranker"}
+    result = pipeline.run({"query": "baba dede"}, include_outputs_from={"ranker", "reader"})
+    best = result["ranker"]["documents"][0]
+    weighed = result["answer_ranker"]["answers"]
+    assert sum(answer.data is not None for answer in weighed) == 2
+    assert weighed[0].document.id == best.id
+    own = [answer.score for answer in result["reader"]["answers"] if answer.document and answer.document.id == best.id]
+    assert weighed[0].score == pytest.approx(own[0], abs=1e-6)
+
+
 def test_passages_without_the_answer_give_no_answer_first(write: Any) -> None:
     answers = write("extractive", ["kaka dada", "mimi kiki baba"]).run({"query": "baba"})["reader"]["answers"]
     assert answers[0].data is None
@@ -191,6 +205,11 @@ def test_keys_stay_in_environment_variables(write: Any, tmp_path: Path, monkeypa
         (["--kind", "retrieval", "--retriever", "RANKER"], "holds a cross-encoder, not a dual encoder"),
         (["--kind", "retrieval", "--generator", CHAT], "a pipeline of the kind retrieval has no generator"),
         (["--kind", "retrieval", "--generator-options", '{"model": "x"}'], "of the kind retrieval has no generator"),
+        (["--kind", "rag", "--passage-weight", "1"], "of the kind rag has no answers of a reader to weigh"),
+        (
+            ["--kind", "extractive", "--reader", "READER", "--passage-weight", "-1"],
+            "passage_weight must be a number >= 0",
+        ),
         (["--kind", "extractive", "--reader", "READER", "--answers", "0"], "answers must be at least 1, but got 0"),
         (["--kind", "rag", "--generator-options", '{"api_key": "sk-1"}'], '{"api_key": {"type": "env_var", "env_vars"'),
         (["--kind", "extractive", "--reader", "RANKER"], "is no question-answering model"),
@@ -269,6 +288,23 @@ def test_evaluate_qa_measures_answers_recall_and_time(
     printed = capsys.readouterr().out
     assert f"EM {report['EM']:.4f}, F1 {report['F1']:.4f}" in printed
     assert "p95 ms" in printed
+
+
+def test_evaluate_qa_measures_the_answers_that_the_pipeline_ends_with(
+    write: Any, answered: Path, tmp_path: Path
+) -> None:
+    pipeline = write("extractive", texts_of(6), "--passage-weight", 1000)
+    file = tmp_path / "answers.jsonl"
+    assert run("evaluate-qa", tmp_path / "qa", answered, "--answers-file", file) == 0
+    records = [json.loads(line) for line in file.read_text().splitlines()[1:]]
+    queries = {question.query_id: question.query for question in made_up(6, seed=1)}
+    differ = 0
+    for record in records:
+        result = pipeline.run({"query": queries[record["id"]]}, include_outputs_from={"reader"})
+        reader, weighed = (result[stage]["answers"][0].data or "" for stage in ("reader", "answer_ranker"))
+        assert record["first"] == weighed
+        differ += reader != weighed
+    assert differ
 
 
 def test_evaluate_qa_of_a_pipeline_without_a_reader_measures_recall(write: Any, answered: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from haystack.dataclasses import ChatMessage
 from haystack.utils import deserialize_secrets_inplace
 from haystack.utils.auth import SecretType
 
-from rocketqa_haystack import FAISSDocumentStore, RocketQARanker, RocketQARetriever
+from rocketqa_haystack import FAISSDocumentStore, RocketQAAnswerRanker, RocketQARanker, RocketQARetriever
 from rocketqa_haystack.data.files import atomic_write
 from rocketqa_haystack.encoders import DualEncoder
 from rocketqa_haystack.encoders.errors import ModelError
@@ -59,6 +59,7 @@ def pipeline(
     passages: int = 10,
     answers: int = 3,
     retriever_weight: float = 0.0,
+    passage_weight: float = 0.0,
 ) -> None:
     """Write a pipeline that answers questions from a document store, as YAML to keep, change and load.
 
@@ -67,7 +68,8 @@ def pipeline(
     a language model write the answer, through any of Haystack's chat generators.
 
     After `import rocketqa_haystack`, haystack.Pipeline.load takes the file, and pipeline.run({"query": "..."}) asks.
-    The components are named retriever, ranker, and reader or prompt_builder, generator and answer_builder.
+    The components are named retriever, ranker, and reader (and answer_ranker, where there is a --passage-weight) or
+    prompt_builder, generator and answer_builder.
 
     A generator of your own is loaded where the environment variable HAYSTACK_DESERIALIZATION_ALLOWLIST names its
     module: a file can only use the classes that are trusted where it is read.
@@ -88,6 +90,8 @@ def pipeline(
         passages: Passages that the ranker hands on; of several with the same text one.
         answers: For `extractive`: answers at most, besides "no answer".
         retriever_weight: Weight of the retriever's score, added to the ranker's logit; 0 goes by the ranker alone.
+        passage_weight: For `extractive`: how much an answer loses that is not from the ranker's best passage; 0 goes by
+            the reader alone, 1 multiplies its odds by the ranker's. A small reader gains from it.
     """
     if (kind == "extractive") != (reader is not None):
         raise ValueError(
@@ -95,6 +99,8 @@ def pipeline(
         )
     if kind != "rag" and (generator is not None or generator_options):
         raise ValueError(f"a pipeline of the kind {kind} has no generator")
+    if kind != "extractive" and passage_weight:
+        raise ValueError(f"a pipeline of the kind {kind} has no answers of a reader to weigh")
     if answers < 1:
         raise ValueError(f"answers must be at least 1, but got {answers}")
     if output.exists():
@@ -116,8 +122,16 @@ def pipeline(
     )
     pipeline.connect("retriever.documents", "ranker.documents")
     if reader is not None:
-        pipeline.add_component("reader", _reader(reader, answers))
+        # Every passage's answers have to reach what weighs them.
+        handed_on = ANSWERS_PER_WINDOW * passages if passage_weight else answers
+        pipeline.add_component("reader", _reader(reader, handed_on))
         pipeline.connect("ranker.documents", "reader.documents")
+        if passage_weight:
+            weigh = RocketQAAnswerRanker(
+                passage_weight=passage_weight, scaled_scores=not retriever_weight, top_k=answers
+            )
+            pipeline.add_component("answer_ranker", weigh)
+            pipeline.connect("reader.answers", "answer_ranker.answers")
     elif kind == "rag":
         _add_generator(pipeline, generator or GENERATOR, generator_options)
     text = pipeline.dumps()
