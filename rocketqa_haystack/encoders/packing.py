@@ -150,13 +150,13 @@ class PackedLayers:
         if read is not None:
             states = fill_up(states[read])
         attended = self._attend(linear(attention.query, states), key, value, lengths, one_query=read is not None)
-        states = attending.LayerNorm(linear(attending.dense, attended) + states)
+        states = attending.LayerNorm(linear(attending.dense, attended).add_(states))
         widened = layer.intermediate.intermediate_act_fn(linear(layer.intermediate.dense, states))
-        return layer.output.LayerNorm(linear(layer.output.dense, widened) + states)  # type: ignore[no-any-return]
+        return layer.output.LayerNorm(linear(layer.output.dense, widened).add_(states))  # type: ignore[no-any-return]
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, lengths: list[int], one_query: bool) -> Tensor:
         """Attention within each text; neighbours of one length go together."""
-        parts, start, row = [], 0, 0
+        result, start, row = torch.empty_like(query), 0, 0
         for length, group in groupby(lengths):
             count = len(list(group))
             rows = count if one_query else count * length
@@ -166,9 +166,10 @@ class PackedLayers:
                 self._heads(key[tokens], count),
                 self._heads(value[tokens], count),
             )
-            parts.append(attended.transpose(1, 2).reshape(rows, -1))
+            self._heads(result[row : row + rows], count).copy_(attended)
             start, row = tokens.stop, row + rows
-        return fill_up(torch.cat(parts))
+        result[row:] = 0
+        return result
 
     def _heads(self, states: Tensor, texts: int) -> Tensor:
         """Shape [texts, heads, length, width of a head] from [texts times length, width]."""
