@@ -110,7 +110,7 @@ class FAISSDocumentStore:
             None takes the type that the folder's index was last saved as, and `Flat` for a new folder.
         :param search_parameters: How thoroughly an approximate index is searched, by FAISS's names: `nprobe` and
             `max_codes` (IVF), `efSearch` (HNSW), `quantizer_efSearch` (IVF..._HNSW...), `k_factor` (..., RFlat).
-            FAISS's own defaults are quick and rough (`nprobe` 1, `efSearch` 16).
+            FAISS's own defaults are quick and rough (`nprobe` 1, `efSearch` 16). Filtered searches need none.
         :param return_embedding: Whether documents come back with their embeddings where a method is not told.
         :param gpu: Whether to search on the first GPU; needs the extra `gpu`. Filtered searches, and all searches as
             long as the index holds deleted documents, stay on the CPU.
