@@ -16,6 +16,7 @@ from made_up_words import WORDS
 from rocketqa_haystack import FAISSDocumentStore, RocketQADocumentEmbedder
 from rocketqa_haystack.cli.main import main
 from rocketqa_haystack.data import Passage, save_collection
+from rocketqa_haystack.serving.asking import AskingPipeline
 
 CHAT = "haystack.components.generators.chat.MockChatGenerator"
 
@@ -60,7 +61,7 @@ def test_an_extractive_pipeline_answers_with_a_span_and_its_document(write: Any)
 
 
 @pytest.mark.parametrize("options", [[], ["--retriever-weight", 20]])
-def test_answers_can_be_weighed_by_their_passages(write: Any, options: list[object]) -> None:
+def test_answers_can_be_weighed_by_their_passages(write: Any, tmp_path: Path, options: list[object]) -> None:
     texts = texts_of(4)
     pipeline = write("extractive", texts, "--answers", 2, "--passage-weight", 1000, *options)
     assert set(pipeline.graph.nodes) == {"retriever", "ranker", "reader", "answer_ranker"}
@@ -71,6 +72,8 @@ def test_answers_can_be_weighed_by_their_passages(write: Any, options: list[obje
     assert weighed[0].document.id == best.id
     own = [answer.score for answer in result["reader"]["answers"] if answer.document and answer.document.id == best.id]
     assert weighed[0].score == pytest.approx(own[0], abs=1e-6)
+    served = AskingPipeline(tmp_path / "qa").ask("baba dede", top_k=1).answers
+    assert [answer.passage_id for answer in served if answer.text is not None] == [best.id]
 
 
 def test_passages_without_the_answer_give_no_answer_first(write: Any) -> None:

@@ -122,7 +122,7 @@ def pipeline(
     )
     pipeline.connect("retriever.documents", "ranker.documents")
     if reader is not None:
-        # Every passage's answers have to reach what weighs them.
+        # Enough that answers of every passage reach what weighs them, unless some are very long.
         handed_on = ANSWERS_PER_WINDOW * passages if passage_weight else answers
         pipeline.add_component("reader", _reader(reader, handed_on))
         pipeline.connect("ranker.documents", "reader.documents")
