@@ -8,38 +8,29 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from random_models import WIDTH, folder_of
 from sentence_transformers import CrossEncoder as SentenceTransformersCrossEncoder
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
-from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, BertTokenizerFast
+from transformers import AutoModel, AutoModelForSequenceClassification
 
 from rocketqa_haystack import CrossEncoder, DualEncoder
-from rocketqa_haystack.encoders.packing import packs, reads_first_token
+from rocketqa_haystack.encoders.bert import MODEL_TYPES
+from rocketqa_haystack.encoders.first_token import reads_first_token
+from rocketqa_haystack.encoders.packing import packs
 
 TEXTS = ["mama dada " * count for count in (1, 7, 2, 7, 12, 1, 3)] + ["", "kaka"]
 PAIRS = [("tata", text) for text in TEXTS]
-SHAPE = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 64}
-ARCHITECTURES = ["bert", "camembert", "electra", "ernie", "roberta", "xlm-roberta"]
-
-
-def folder_of(architecture: str, language_model: Path, tmp_path: Path, auto: type, **options: object) -> Path:
-    """A model of that architecture with random weights and the made-up words."""
-    tokenizer = BertTokenizerFast.from_pretrained(language_model)
-    torch.manual_seed(0)
-    config = AutoConfig.for_model(
-        architecture, vocab_size=len(tokenizer), initializer_range=0.2, pad_token_id=0, **SHAPE, **options
-    )
-    auto.from_config(config).save_pretrained(tmp_path / architecture)  # type: ignore[attr-defined]
-    tokenizer.save_pretrained(tmp_path / architecture)
-    return tmp_path / architecture
 
 
 @pytest.mark.parametrize("pooling", ["mean", "cls"])
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", sorted(MODEL_TYPES))
 def test_vectors_are_those_with_padding(architecture: str, pooling: str, language_model: Path, tmp_path: Path) -> None:
     base = folder_of(architecture, language_model, tmp_path, AutoModel)
-    peer = SentenceTransformer(modules=[Transformer(str(base), max_seq_length=64), Pooling(32, pooling)], device="cpu")
+    peer = SentenceTransformer(
+        modules=[Transformer(str(base), max_seq_length=64), Pooling(WIDTH, pooling)], device="cpu"
+    )
     peer.save_pretrained(str(tmp_path / "model"))
     ours = DualEncoder.from_pretrained(tmp_path / "model", device="cpu", dtype="float32")
     assert packs(ours.model)
@@ -51,7 +42,7 @@ def test_vectors_are_those_with_padding(architecture: str, pooling: str, languag
         np.testing.assert_allclose(found, wanted, atol=1e-5)
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", sorted(MODEL_TYPES))
 def test_scores_are_those_with_padding(architecture: str, language_model: Path, tmp_path: Path) -> None:
     base = folder_of(architecture, language_model, tmp_path, AutoModelForSequenceClassification, num_labels=1)
     peer = SentenceTransformersCrossEncoder(str(base), device="cpu")
@@ -71,7 +62,7 @@ def test_a_models_layers_give_the_same_in_bfloat16(ranker_folder: Path) -> None:
 
 def test_models_that_give_every_layer_are_left_as_they_are(language_model: Path, tmp_path: Path) -> None:
     base = folder_of("bert", language_model, tmp_path, AutoModel, output_hidden_states=True)
-    peer = SentenceTransformer(modules=[Transformer(str(base), max_seq_length=64), Pooling(32)], device="cpu")
+    peer = SentenceTransformer(modules=[Transformer(str(base), max_seq_length=64), Pooling(WIDTH)], device="cpu")
     peer.save_pretrained(str(tmp_path / "model"))
     ours = DualEncoder.from_pretrained(tmp_path / "model", device="cpu", dtype="float32")
     assert not packs(ours.model)

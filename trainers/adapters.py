@@ -11,6 +11,7 @@ from accelerate.utils import set_seed
 from torch import nn
 from transformers import PreTrainedModel
 
+from rocketqa_haystack.encoders.first_token import reading_first_token
 from trainers.dropout import fast_dropout
 from trainers.settings import TrainingSettings
 
@@ -28,7 +29,7 @@ def prepare(model: nn.Module, settings: TrainingSettings, device: torch.device) 
         if settings.lora_rank:
             _add_adapters(transformer, settings)
         if settings.gradient_checkpointing:
-            options = {"use_reentrant": False, "context_fn": lambda: (nullcontext(), fast_dropout(device))}
+            options = {"use_reentrant": False, "context_fn": lambda: (nullcontext(), _as_in_step(model, device))}
             with _old_names():
                 transformer.gradient_checkpointing_enable(options)  # type: ignore[no-untyped-call]
 
@@ -45,6 +46,13 @@ def restore(model: nn.Module) -> None:
         model.set_submodule(name, module.get_base_layer())
     if adapted:
         model.requires_grad_(True)
+
+
+@contextmanager
+def _as_in_step(model: nn.Module, device: torch.device) -> Iterator[None]:
+    """What a layer that runs again needs around it, to do the same as in the forward pass."""
+    with fast_dropout(device), reading_first_token(model):
+        yield
 
 
 def _add_adapters(transformer: PreTrainedModel, settings: TrainingSettings) -> None:

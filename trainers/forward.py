@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from rocketqa_haystack.encoders.batching import Text, TokenizedTexts, token_budget_for, tokenize
+from rocketqa_haystack.encoders.first_token import reading_first_token
 from trainers.gathering import most_of_all_processes
 from trainers.replay import replayed
 from trainers.sharding import is_sharded
@@ -50,7 +51,8 @@ def forward_in_batches(
     options = {"task": task} if task is not None else {}
 
     def run(features: dict[str, Any]) -> Tensor:
-        result: Tensor = model(features, **options)[output]
+        with reading_first_token(model):
+            result: Tensor = model(features, **options)[output]
         return result.reshape(len(result), -1).float()
 
     return forward_tokens(model, run, tokens, replay=replay)[: len(texts)]

@@ -13,22 +13,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import AttentionInterface, PreTrainedModel
+from transformers import AttentionInterface
+
+from rocketqa_haystack.encoders.bert import transformers_of
 
 NAME = "rocketqa_chunked"
 
 #: Attention scores computed at a time: 4 MiB in bfloat16.
 CHUNK_SCORES = 2 * 1024 * 1024
 
-#: Architectures whose attention is exactly softmax(q·k·scale + mask)·v.
-MODEL_TYPES = frozenset({"bert", "camembert", "electra", "ernie", "roberta", "xlm-roberta"})
-
 
 def use_chunked_attention(model: nn.Module) -> None:
     """Makes the transformers in a model that are of BERT's shape compute their attention this way."""
-    for module in model.modules():
-        if isinstance(module, PreTrainedModel) and module.config.model_type in MODEL_TYPES:
-            module.set_attn_implementation(NAME)
+    for transformer in transformers_of(model):
+        transformer.set_attn_implementation(NAME)
 
 
 def chunked_attention(

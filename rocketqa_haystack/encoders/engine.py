@@ -13,7 +13,8 @@ from sentence_transformers.base.model import BaseModel
 from tqdm.auto import tqdm
 
 from rocketqa_haystack.encoders.batching import Text, token_budget_for, tokenize
-from rocketqa_haystack.encoders.packing import TOKEN_BUDGET, Packing, packed, packs, reads_first_token
+from rocketqa_haystack.encoders.first_token import reading_first_token
+from rocketqa_haystack.encoders.packing import TOKEN_BUDGET, packed, packs
 
 #: Texts that are tokenised and sorted together: enough for batches of even length, little enough to hold as token ids.
 CHUNK_SIZE = 4_096
@@ -51,11 +52,9 @@ def run_model(
     # packing passes by, and the tensors that are kept for it must serve the training as well.
     whole = all(type(parameter) is torch.nn.Parameter for parameter in model.parameters())
     packable = whole and device.type == "cpu" and packs(model) and not tokens.pad_left
-    first_only = packable and reads_first_token(model)
-    with torch.inference_mode() if whole else torch.no_grad():
+    with torch.inference_mode() if whole else torch.no_grad(), reading_first_token(model):
         for batch in tokens.batches(TOKEN_BUDGET if packable else token_budget_for(device)):
-            lengths = tokens.lengths[batch].tolist()
-            with packed(Packing(lengths, first_only)) if packable else nullcontext():
+            with packed(tokens.lengths[batch].tolist()) if packable else nullcontext():
                 result = model(tokens.features(batch, device), **forward_options)[output]
             # A model that truncates its vectors does so after its forward pass.
             out[batch] = result.reshape(len(batch), -1)[:, : out.shape[1]].float().cpu().numpy()

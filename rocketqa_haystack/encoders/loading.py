@@ -15,6 +15,7 @@ from sentence_transformers.base.model import BaseModel
 
 from rocketqa_haystack.encoders.attention import use_chunked_attention
 from rocketqa_haystack.encoders.errors import ModelError
+from rocketqa_haystack.encoders.first_token import shorten_last_layers
 from rocketqa_haystack.encoders.packing import pack_layers
 from rocketqa_haystack.encoders.precision import resolve_dtype
 from rocketqa_haystack.encoders.settings import FILE_NAME, EncoderSettings, parse_settings
@@ -71,6 +72,7 @@ def load_model(
         raise ModelError(
             f"model {name!r} is no folder here, and could not be loaded from the Hugging Face Hub: {reason}"
         ) from error
+    shorten_last_layers(loaded)
     if target.type == "cpu":
         use_chunked_attention(loaded)
         pack_layers(loaded)

@@ -1,8 +1,8 @@
 """BERT's layers without padding, for CPUs and without gradient.
 
 The tokens of a batch's texts stand one after another, so that linear layers see nothing but tokens; each text goes
-through PyTorch's fused attention on its own, so that no mask is needed. Where only the first token of a text is read
-afterwards, as a re-ranker's head does, the last layer computes no other.
+through PyTorch's fused attention on its own, so that no mask is needed. Within `reading_first_token` the last layer
+computes no other token.
 """
 
 from __future__ import annotations
@@ -10,22 +10,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
 from functools import cache
 from itertools import groupby
 from typing import Any
 
 import torch
 from sentence_transformers.base.model import BaseModel
-from sentence_transformers.base.modules import Router, Transformer
-from sentence_transformers.sentence_transformer.modules import Pooling
+from sentence_transformers.base.modules import Transformer
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.masking_utils import AttentionMaskInterface, eager_mask
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
-from rocketqa_haystack.encoders.attention import MODEL_TYPES, NAME
+from rocketqa_haystack.encoders.attention import NAME
+from rocketqa_haystack.encoders.bert import stacks_of
+from rocketqa_haystack.encoders.first_token import only_first_token_is_read
 
 #: Tokens of a batch. Nothing but the linear layers sees all of it, and they like large matrices; beyond this, glibc
 #: gives the memory of small encoders back between layers.
@@ -35,46 +34,28 @@ TOKEN_BUDGET = 4_000
 ROWS = 128
 
 
-@dataclass(frozen=True)
-class Packing:
-    """A batch whose texts are padded at their end.
-
-    Attributes:
-        lengths: Tokens of each text.
-        first_only: Whether the first token of each text is the only one that is read.
-    """
-
-    lengths: list[int]
-    first_only: bool
-
-
-_CURRENT: ContextVar[Packing | None] = ContextVar("packing", default=None)
+_LENGTHS: ContextVar[list[int] | None] = ContextVar("lengths", default=None)
 
 
 @contextmanager
-def packed(packing: Packing) -> Iterator[None]:
-    """Lets the models prepared by `pack_layers` leave out this batch's padding within the block."""
-    token = _CURRENT.set(packing)
+def packed(lengths: list[int]) -> Iterator[None]:
+    """Lets the models prepared by `pack_layers` leave out a batch's padding within the block.
+
+    Args:
+        lengths: Tokens of each text, which are padded at their end.
+    """
+    token = _LENGTHS.set(lengths)
     try:
         yield
     finally:
-        _CURRENT.reset(token)
+        _LENGTHS.reset(token)
 
 
 def pack_layers(model: nn.Module) -> None:
     """Prepares the transformers in a model that are of BERT's shape; outside of `packed` they stay as they are."""
     keep_freed_memory()
-    for module in model.modules():
-        if isinstance(module, PreTrainedModel) and _is_packable(module.config):
-            encoder = getattr(module, "encoder", None)
-            if isinstance(encoder, nn.Module) and isinstance(getattr(encoder, "layer", None), nn.ModuleList):
-                encoder.forward = PackedLayers(encoder, module.config.num_attention_heads)  # type: ignore[method-assign]
-
-
-def _is_packable(config: PreTrainedConfig) -> bool:
-    """Whether a model is of BERT's shape, sees all of a text from every token, and gives its last layer alone."""
-    every_layer = config.output_hidden_states or config.output_attentions
-    return config.model_type in MODEL_TYPES and not config.is_decoder and not every_layer
+    for encoder, heads in stacks_of(model):
+        encoder.forward = PackedLayers(encoder, heads)
 
 
 @cache
@@ -96,22 +77,6 @@ def packs(model: BaseModel) -> bool:
     )
 
 
-def reads_first_token(model: BaseModel) -> bool:
-    """Whether a model's result is computed from each text's first token alone."""
-    first, *following = model.children()
-    routes = (
-        [list(route.children()) for route in first.sub_modules.values()] if isinstance(first, Router) else [[first]]
-    )
-    return all(_route_reads_first_token([*route, *following]) for route in routes)
-
-
-def _route_reads_first_token(modules: list[nn.Module]) -> bool:
-    transformer = getattr(modules[0], "auto_model", None)
-    if type(transformer).__name__.endswith("ForSequenceClassification"):
-        return True
-    return len(modules) > 1 and isinstance(modules[1], Pooling) and modules[1].pooling_mode in ("cls", ("cls",))
-
-
 class PackedLayers:
     """Takes the place of `forward` in the stack of layers of a BERT-shaped model."""
 
@@ -127,18 +92,18 @@ class PackedLayers:
             args: The rest of what the stack takes.
             options: The same, by name.
         """
-        packing = _CURRENT.get()
-        if packing is None:
+        texts, first_only = _LENGTHS.get(), only_first_token_is_read()
+        if texts is None:
             return type(self.encoder).forward(self.encoder, hidden_states, *args, **options)
-        lengths = torch.tensor(packing.lengths)
+        lengths = torch.tensor(texts)
         tokens = torch.arange(hidden_states.shape[1]) < lengths.unsqueeze(1)
         states = fill_up(hidden_states[tokens])
         *layers, last = self.encoder.layer  # type: ignore[misc]
         for layer in layers:
-            states = self._layer(layer, states, packing.lengths, None)
-        if packing.first_only:
+            states = self._layer(layer, states, texts, None)
+        if first_only:
             tokens = torch.arange(hidden_states.shape[1]).expand_as(tokens) == 0
-        states = self._layer(last, states, packing.lengths, lengths.cumsum(0) - lengths if packing.first_only else None)
+        states = self._layer(last, states, texts, lengths.cumsum(0) - lengths if first_only else None)
         result = states.new_zeros(hidden_states.shape)
         result[tokens] = states[: int(tokens.sum())]
         return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=result)
@@ -202,7 +167,7 @@ def adds_bias_inside() -> bool:
 
 def mask_unless_packed(**options: Any) -> Tensor | None:
     """The mask in the form of transformers' AttentionMaskInterface: none within `packed`, which needs none."""
-    return None if _CURRENT.get() is not None else eager_mask(**options)
+    return None if _LENGTHS.get() is not None else eager_mask(**options)
 
 
 AttentionMaskInterface.register(NAME, mask_unless_packed)
