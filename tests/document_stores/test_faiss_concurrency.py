@@ -24,8 +24,7 @@ from processes import (
     write_until_told,
 )
 
-from rocketqa_haystack.document_stores.faiss import FAISSDocumentStore
-from rocketqa_haystack.document_stores.faiss import database as database_module
+from rocketqa_haystack.document_stores.faiss import FAISSDocumentStore, connections, database
 from rocketqa_haystack.document_stores.faiss.index import VectorIndex
 
 SECONDS = 30
@@ -129,7 +128,8 @@ def test_a_store_in_memory_closed_during_a_search_is_empty_for_it(monkeypatch: p
 def test_a_second_writer_waits_and_then_says_so(
     in_thread: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(database_module, "LOCK_TIMEOUT", 0.2)
+    for module in (connections, database):
+        monkeypatch.setattr(module, "LOCK_TIMEOUT", 0.2)
     with FAISSDocumentStore(path=tmp_path) as store:
         store.write_documents([Document(id="old")])
         if in_thread:

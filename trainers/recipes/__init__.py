@@ -20,7 +20,6 @@ from trainers.recipes.rocketqa import rocketqa
 from trainers.recipes.rocketqav2 import rocketqav2
 from trainers.recipes.run import Run, read_record, run_stages
 from trainers.recipes.settings import Recipe, RecipeError, check_recipe, make_recipe, read_recipe
-from trainers.recipes.stages import run_corpus
 from trainers.recipes.status import State, stage_state
 
 RECIPES: dict[str, Callable[[Recipe], Deliver]] = {"rocketqa": rocketqa, "rocketqav2": rocketqav2}
@@ -78,7 +77,7 @@ def plan_recipe(recipe: Recipe | str | Path | Mapping[str, Any]) -> list[State]:
     states = [_state(run, stage) for stage in stages]
     if all(state.state == "done" for state in states):
         return states
-    rates = measure_rates(recipe, run_corpus(run, File(recipe.collection / "corpus.jsonl")))
+    rates = measure_rates(recipe, run.corpus(File(recipe.collection / "corpus.jsonl")))
     return [
         state if state.state == "done" else replace(state, estimate=rates.seconds(stage.work(sizes)))
         for stage, state in zip(stages, states, strict=True)

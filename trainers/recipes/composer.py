@@ -8,33 +8,14 @@ from pathlib import Path
 from rocketqa_haystack.data import read_qrels
 from rocketqa_haystack.data.files import read_lines
 from rocketqa_haystack.encoders.loading import kind_of, resolve
+from trainers.recipes.candidates import Calibrate, Encode, Fuse, Lexical, Mine, Runs, Score
 from trainers.recipes.deliver import Deliver, Weigh
 from trainers.recipes.generation import Generate, RoundTrip
-from trainers.recipes.plan import File, GivenModel, Sizes
+from trainers.recipes.groups import Denoised, Groups, Labelled, PseudoLabelled, Undenoised
+from trainers.recipes.plan import File, GivenModel, Model, Sizes
+from trainers.recipes.questions import Asked, Data, Questions, Unlabelled
 from trainers.recipes.settings import Lengths, Recipe, RerankerTraining, RetrieverTraining
-from trainers.recipes.stages import (
-    Asked,
-    Calibrate,
-    Data,
-    Denoised,
-    Encode,
-    Fuse,
-    Groups,
-    Labelled,
-    Lexical,
-    Mine,
-    Model,
-    PseudoLabelled,
-    Questions,
-    Runs,
-    Score,
-    Side,
-    TrainJoint,
-    TrainReranker,
-    TrainRetriever,
-    Undenoised,
-    Unlabelled,
-)
+from trainers.recipes.training import Side, TrainJoint, TrainReranker, TrainRetriever
 from trainers.sampling import Thresholds
 
 

@@ -18,23 +18,14 @@ from rocketqa_haystack.evaluation import Run as Rankings
 from rocketqa_haystack.evaluation import iterate_run, measure, read_run, write_run
 from trainers.calibration import probabilities
 from trainers.mining import PASSAGES, read_vectors
+from trainers.recipes.candidates import Calibrate, Encode, Runs, Score
 from trainers.recipes.corrections import find_doubts, write_doubts
-from trainers.recipes.plan import File, Stage
+from trainers.recipes.groups import temperature
+from trainers.recipes.plan import File, Model, Stage
+from trainers.recipes.questions import Asked, Data, known_by_query
 from trainers.recipes.report import REPORT, write_report
 from trainers.recipes.run import DONE, Run
 from trainers.recipes.settings import RecipeError
-from trainers.recipes.stages import (
-    Asked,
-    Calibrate,
-    Data,
-    Encode,
-    Model,
-    Runs,
-    Score,
-    known_by_query,
-    run_corpus,
-    temperature,
-)
 from trainers.sampling import Thresholds
 
 #: Weights of the retriever that are tried on dev, in units of the spread of logits over that of its scores.
@@ -152,7 +143,7 @@ class Deliver(Stage):
 
         from rocketqa_haystack.document_stores.faiss import FAISSDocumentStore
 
-        corpus = run_corpus(run, self.corpus)
+        corpus = run.corpus(self.corpus)
         with FAISSDocumentStore(path=folder, similarity=self._similarity(run)) as store:
             items, hidden = iter(corpus.items()), not run.show_progress
             for vectors in tqdm(
@@ -204,7 +195,7 @@ class Deliver(Stage):
             dict(self.training_probabilities(run)),
             queries,
             known_by_query(queries, judged),
-            run_corpus(run, self.corpus),
+            run.corpus(self.corpus),
             below=self.thresholds.negative_below,
             above=self.thresholds.positive_above,
             judged=judged,

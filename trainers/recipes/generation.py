@@ -27,10 +27,11 @@ from trainers.augmentation import (
 )
 from trainers.calibration import probabilities
 from trainers.parts import join_parts, make_parts
+from trainers.recipes.candidates import Mine, Score
 from trainers.recipes.plan import File, Sizes, Stage
+from trainers.recipes.questions import checked_qrels
 from trainers.recipes.run import Run
 from trainers.recipes.settings import RecipeError
-from trainers.recipes.stages import Mine, Score, checked_qrels, run_corpus
 
 #: Passages for which questions are made at a time: what a killed run has to ask a language model again.
 PASSAGES = 16
@@ -47,7 +48,7 @@ class Generate(Stage):
     seed: int
 
     def run(self, folder: Path, run: Run) -> dict[str, Any]:
-        corpus = run_corpus(run, self.corpus)
+        corpus = run.corpus(self.corpus)
         ids = list(corpus)
         if self.passages is not None:
             chosen = np.random.default_rng(self.seed).permutation(len(ids))[: self.passages]
@@ -81,7 +82,7 @@ class Generate(Stage):
 
     def _maker(self, run: Run) -> QuestionMaker:
         if self.generator is None:
-            return salient_questions(WordFrequencies.of(run_corpus(run, self.corpus).values()), self.per_passage)
+            return salient_questions(WordFrequencies.of(run.corpus(self.corpus).values()), self.per_passage)
         return llm_questions(load_generator(self.generator), self.per_passage)
 
     def _different(self, run: Run) -> tuple[list[GeneratedQuestion], Kept]:

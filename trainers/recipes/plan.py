@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from rocketqa_haystack.checkpoints.registry import OFFICIAL_MODELS
 from rocketqa_haystack.data.files import file_hash, folder_hash
@@ -52,6 +52,17 @@ class File(Node):
     def key(self) -> str:
         """Of its bytes, whatever its name."""
         return file_hash(self.path)
+
+
+class Model(Protocol):
+    """A node that has a model: given, or trained by a stage."""
+
+    @property
+    def key(self) -> str:
+        """As a node's."""
+
+    def path(self, run: Run) -> str:
+        """What the encoders load."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,8 +14,8 @@ from rocketqa_haystack.data.files import atomic_write, read_jsonl
 from rocketqa_haystack.evaluation import Interval, bootstrap, bootstrap_gain, measure_queries, read_run
 from trainers.recipes.corrections import COLUMNS
 from trainers.recipes.plan import ordered
+from trainers.recipes.questions import known_by_query
 from trainers.recipes.run import Run, plain, read_record
-from trainers.recipes.stages import known_by_query
 from trainers.run_folder import LOG
 
 if TYPE_CHECKING:

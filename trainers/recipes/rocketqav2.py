@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from trainers.recipes.composer import Composer
 from trainers.recipes.deliver import Deliver
+from trainers.recipes.groups import Groups
 from trainers.recipes.settings import Recipe
-from trainers.recipes.stages import Groups
 
 
 def rocketqav2(recipe: Recipe) -> Deliver:

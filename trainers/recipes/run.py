@@ -32,7 +32,7 @@ from filelock import FileLock, Timeout
 from rocketqa_haystack.data import CorpusFile
 from rocketqa_haystack.data.files import atomic_write, write_json
 from trainers.loop import start_accelerator
-from trainers.recipes.plan import Stage, ordered
+from trainers.recipes.plan import File, Stage, ordered
 from trainers.recipes.settings import Recipe, RecipeError
 
 DONE, USAGE, JOURNAL, PLAN, LOCK = "stage.json", "usage.json", "journal.jsonl", "plan.json", ".lock"
@@ -73,6 +73,12 @@ class Run:
         """What a finished stage said of its outcome."""
         outcome: dict[str, Any] = read_record(self.of(stage))["outcome"]
         return outcome
+
+    def corpus(self, file: File) -> CorpusFile:
+        """A corpus, opened once."""
+        if file.path not in self.corpora:
+            self.corpora[file.path] = CorpusFile(file.path)
+        return self.corpora[file.path]
 
     def main_only(self, work: Callable[[], object]) -> None:
         """Does something on the main process, for which the others wait."""

@@ -16,7 +16,8 @@ from haystack import Document, default_from_dict, default_to_dict
 from haystack.document_stores.errors import DocumentStoreError
 from haystack.document_stores.types import DuplicatePolicy
 
-from rocketqa_haystack.document_stores.faiss.database import Connections, Database, State
+from rocketqa_haystack.document_stores.faiss.connections import Connections
+from rocketqa_haystack.document_stores.faiss.database import Database, State
 from rocketqa_haystack.document_stores.faiss.filters import Condition
 from rocketqa_haystack.document_stores.faiss.index import Hit, VectorIndex
 from rocketqa_haystack.document_stores.faiss.index_types import (
