@@ -198,9 +198,9 @@ class DualEncoder:
         self, texts: Iterator[Text], side: Side, source: object, show_progress: bool
     ) -> Iterator[NDArray[np.float32]]:
         total = len(source) if isinstance(source, Sized) else None
-        unit = "query" if side == "query" else "passage"
+        unit, units = ("query", "queries") if side == "query" else ("passage", "passages")
         dimension = self.dimension
-        with tqdm(total=total, desc=f"Encoding {unit}s", unit=unit, disable=not show_progress) as progress:
+        with tqdm(total=total, desc=f"Encoding {units}", unit=unit, disable=not show_progress) as progress:
             while chunk := list(islice(texts, CHUNK_SIZE)):
                 if self._batched:
                     vectors = np.empty((len(chunk), dimension), dtype=np.float32)
