@@ -17,6 +17,7 @@ from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
+import faiss
 import numpy as np
 import pytest
 from haystack import Document
@@ -150,6 +151,31 @@ def test_a_snapshot_half_put_in_place_is_found(path: Path, caplog: pytest.LogCap
     with FAISSDocumentStore(path=path) as store:
         assert_search_equals_brute_force(store, content_of(store))
     assert not caplog.records
+
+
+@pytest.mark.parametrize("is_renamed", [True, False], ids=["renamed", "replaced"])
+def test_a_snapshot_is_not_taken_for_one_that_was_there_before_it(
+    is_renamed: bool, path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Between the check of a file and FAISS's own opening of it a writer may put another one in its place."""
+    index, new, read_index = path / "index.faiss", path / "index.faiss.new", faiss.read_index
+    if is_renamed:
+        index.rename(new)
+
+    def put_in_place_then_read(*arguments: Any) -> Any:
+        monkeypatch.setattr(faiss, "read_index", read_index)
+        if not is_renamed:  # of as many vectors, all others
+            other = read_index(str(index))
+            other.index.reset()
+            other.index.add(np.ones((other.ntotal, DIMENSION), dtype=np.float32))
+            faiss.write_index(other, str(new))
+        new.replace(index)
+        return read_index(*arguments)
+
+    monkeypatch.setattr(faiss, "read_index", put_in_place_then_read)
+    with FAISSDocumentStore(path=path) as store:
+        assert_search_equals_brute_force(store, content_of(store))
+    assert len(caplog.records) == int(not is_renamed)
 
 
 def test_a_snapshot_newer_than_a_database_from_a_backup_is_not_taken_for_one_of_it(

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from filelock import FileLock
 
@@ -150,22 +150,39 @@ def _read_tag(folder: Path) -> Tag | None:
 
 
 def _read_index(folder: Path, tag: Tag, is_mapped: bool) -> Any:
-    faiss = import_faiss()
     # The first is not yet renamed while a snapshot is being put in place, or by a process that ended then.
-    for file in (folder / f"{INDEX_FILE}.new", folder / INDEX_FILE):
-        try:
-            if file.stat().st_size == tag.size and _checksum(file) == tag.checksum:
-                index = faiss.read_index(str(file), faiss.IO_FLAG_MMAP_IFC if is_mapped else 0)
-                break
-        except FileNotFoundError:
-            continue
-        except (OSError, RuntimeError) as error:
-            raise ValueError(f"its snapshot cannot be read: {error}") from error
-    else:
+    found = (_index_in(folder / name, tag, is_mapped) for name in (f"{INDEX_FILE}.new", INDEX_FILE))
+    index = next((index for index in found if index is not None), None)
+    if index is None:
         raise ValueError("its snapshot is damaged.")
     if (index.ntotal, index.d) != (tag.count, tag.dimension):
         raise ValueError("its snapshot does not hold what it says.")
     return index
+
+
+def _index_in(file: Path, tag: Tag, is_mapped: bool) -> Any:
+    """The index in a file; None if it is not the tag's, or if the name is another file's by now."""
+    faiss = import_faiss()
+    try:
+        with file.open("rb") as stream:
+            opened = os.fstat(stream.fileno())
+            if opened.st_size != tag.size or _checksum(stream) != tag.checksum:
+                return None
+            error, index = None, None
+            try:
+                index = faiss.read_index(str(file), faiss.IO_FLAG_MMAP_IFC if is_mapped else 0)
+            except RuntimeError as raised:
+                error = raised
+            # FAISS opens the file by its name: what it found is what was checked only if the name is still its own.
+            if not os.path.samestat(opened, file.stat()):
+                return None
+            if error is not None:
+                raise ValueError(f"its snapshot cannot be read: {error}") from error
+            return index
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise ValueError(f"its snapshot cannot be read: {error}") from error
 
 
 def _write_index(file: Path, index: Any) -> tuple[int, int]:
@@ -185,9 +202,8 @@ def _write_index(file: Path, index: Any) -> tuple[int, int]:
     return size, checksum
 
 
-def _checksum(file: Path) -> int:
+def _checksum(stream: BinaryIO) -> int:
     checksum = 0
-    with file.open("rb") as stream:
-        while block := stream.read(_BLOCK):
-            checksum = zlib.crc32(block, checksum)
+    while block := stream.read(_BLOCK):
+        checksum = zlib.crc32(block, checksum)
     return checksum
