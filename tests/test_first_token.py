@@ -15,10 +15,12 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModel, AutoModelForSequenceClassification
 
-from rocketqa_haystack import CrossEncoder, DualEncoder
+from rocketqa_haystack import CrossEncoder, DualEncoder, Passage
+from rocketqa_haystack.data import TrainingGroup
 from rocketqa_haystack.encoders.attention import NAME
 from rocketqa_haystack.encoders.bert import MODEL_TYPES
 from rocketqa_haystack.encoders.first_token import reading_first_token, reads_first_token
+from trainers import CrossEncoderTrainer, TrainingSettings
 from trainers.forward import forward_in_batches
 
 TEXTS = ["mama dada " * count for count in (1, 7, 2, 12, 7)] + ["", "kaka"]
@@ -99,3 +101,24 @@ def test_a_trained_re_rankers_last_layer_computes_no_other_token(language_model:
     with FlopCounterMode(display=False) as short:
         forward_in_batches(model, text, "scores").sum().backward()
     assert short.get_total_flops() < 0.8 * whole.get_total_flops()
+
+
+@pytest.mark.parametrize("lora_rank", [0, 4])
+def test_layers_that_run_again_leave_out_the_same_tokens(lora_rank: int, language_model: Path, tmp_path: Path) -> None:
+    base = folder_of("bert", language_model, tmp_path, AutoModelForSequenceClassification, num_labels=1)
+    groups = [
+        TrainingGroup(
+            str(n), "tata", (f"p{n}",), (Passage("", "mama " * (n + 1)),), (f"n{n}",), (Passage("", "dada " * 2 * n),)
+        )
+        for n in range(6)
+    ]
+    weights = []
+    for checkpointing in (False, True):
+        settings = TrainingSettings(
+            batch_size=4, learning_rate=1e-3, lora_rank=lora_rank, gradient_checkpointing=checkpointing
+        )
+        trainer = CrossEncoderTrainer(base, groups, negatives=1, settings=settings)
+        trainer.train(None)
+        weights.append([parameter.detach() for parameter in trainer.encoder.model.parameters()])
+    for kept, made_again in zip(*weights, strict=True):
+        torch.testing.assert_close(made_again, kept, rtol=0, atol=1e-6)

@@ -50,7 +50,11 @@ def restore(model: nn.Module) -> None:
 
 @contextmanager
 def _as_in_step(model: nn.Module, device: torch.device) -> Iterator[None]:
-    """What a layer that runs again needs around it, to do the same as in the forward pass."""
+    """What a layer that runs again needs around it, to do the same as in the forward pass.
+
+    A last layer that computes first tokens alone runs again where transformers wraps a layer's call, as earlier fifth
+    versions do; where it wraps the class's `forward`, that layer keeps its few activations.
+    """
     with fast_dropout(device), reading_first_token(model):
         yield
 
