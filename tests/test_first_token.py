@@ -55,11 +55,15 @@ def test_a_re_rankers_scores_and_gradients_stay(
 ) -> None:
     model = re_ranker(architecture, language_model, tmp_path)
     model.train()[0].auto_model.set_attn_implementation(attention)
+    states: list[Tensor] = []
+    last = model[0].auto_model.base_model.encoder.layer[-1]
+    last.register_forward_hook(lambda _module, _inputs, output: states.append(output))
     for texts in (PAIRS, PAIRS[1:2]):  # with padding, and without
         features = model.preprocess(texts)
         whole = outputs_and_gradients(model, features, "scores")
         with reading_first_token(model):
             short = outputs_and_gradients(model, features, "scores")
+        assert (states[-1][:, 1:] == 0).all() == (attention != "eager")  # whose masks may be of another form
         for found, expected in zip(short, whole, strict=True):
             torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
 
