@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import itertools
 import json
 import os
 import shutil
@@ -18,8 +17,7 @@ import pytest
 import torch
 import yaml
 from haystack import Pipeline
-from haystack.components.generators.chat import MockChatGenerator
-from haystack.dataclasses import ChatMessage
+from haystack.components.generators.chat import FallbackChatGenerator, MockChatGenerator
 from safetensors.torch import load_file
 
 from rocketqa_haystack import CrossEncoder, DualEncoder, FAISSDocumentStore
@@ -37,9 +35,10 @@ from rocketqa_haystack.data import (
 from rocketqa_haystack.evaluation import measure, read_run, retrieve
 from trainers import run_recipe
 from trainers.loop import start_accelerator
-from trainers.recipes import RECIPES, RecipeError, generation, make_recipe, plan_recipe
-from trainers.recipes.corrections import Doubt, read_corrections, write_doubts
+from trainers.recipes import RECIPES, RecipeError, make_recipe, plan_recipe
+from trainers.recipes.corrections import Judgement, read_corrections, write_judgements
 from trainers.recipes.plan import Stage, ordered
+from trainers.recipes.questions import known_by_query
 from trainers.recipes.rocketqa import rocketqa
 from trainers.recipes.rocketqav2 import rocketqav2
 from trainers.recipes.run import run_stages
@@ -205,9 +204,14 @@ def test_a_changed_setting_reruns_what_depends_on_it_and_nothing_else(
     # Seeds draw a dev split only where there is none; how often is saved, and what is not used, changes nothing.
     changed = {name.split()[0] for name, key in keys(seed=1).items() if before[name] != key}
     assert changed.isdisjoint({"questions", "asked", "bm25", "measure-untouched"})
-    unused = {"checkpoint_every": 7, "hard_negatives": 5}
-    assert keys(step1={**recipe["step1"], **unused}) == before
+    assert keys(step1={**recipe["step1"], "checkpoint_every": 7}) == before
     assert keys(denoising={**recipe["denoising"], "negatives": 9}) == before
+    generation = {"generation": {"above": 0.5}}
+    made = keys(**generation)
+    changed = {name.split()[0] for name, key in keys(generation={"above": 0.6}).items() if made[name] != key}
+    assert "round-trip" in changed
+    assert not any(name.startswith(("reranker-generated", "score-generated")) for name in changed)
+    assert "generate" not in {n.split()[0] for n, key in keys(**generation, seed=1).items() if made[n] != key}
 
 
 def test_stages_left_out_share_what_is_equal_and_a_persons_judgements_stay(
@@ -279,6 +283,80 @@ def test_what_is_asked_in_dev_or_test_is_not_trained_on(small: Path, model: Path
     assert after == {"dev": before["dev"], "train": before["train"] - {gone}}
     with pytest.raises(DataError, match="is a test question"):
         splits(tmp_path / "refused", f"{asked}\tp1\t1\n")
+    assert splits(tmp_path / "copy", "copy\tp3\t1\n") == before, "a question of test is trained on all the same"
+
+
+def test_dev_and_test_have_no_question_in_common(small: Path, model: Path, tmp_path: Path) -> None:
+    whole, test = load_collection(small, "train"), load_collection(small, "test")
+    queries = {**whole.queries, **test.queries, "d1": "all the same", "d2": next(iter(test.queries.values())).upper()}
+    qrels = {"train": whole.qrels, "dev": {"d1": {"p1": 1}, "d2": {"p2": 1}}, "test": test.qrels}
+    save_collection(tmp_path / "data", whole.corpus, queries, qrels)
+    recipe = {**values("rocketqav2", tmp_path / "data", model, tmp_path / "run"), "unlabelled": None}
+    _, folder = stage_of(recipe, "questions")
+    assert set(read_qrels(folder / "dev.tsv")) == {"d1"}
+    assert "1 of dev left out" in json.loads((folder / "stage.json").read_text())["outcome"]["said"]
+
+
+@pytest.mark.parametrize(
+    ("passages", "queries", "message"),
+    [
+        ({"p 1": Passage("a")}, {}, "the passage id 'p 1' has white space"),
+        ({}, {"q 1": "why"}, "the query id 'q 1' has white space"),
+        ({}, {"q1": " "}, "query 'q1', which has judgements, is empty"),
+        ({"p1": Passage(" ")}, {"q1": "why"}, "passage 'p1', judged relevant for 'q1', is empty"),
+    ],
+)
+def test_data_that_would_stop_a_run_in_its_middle_stop_it_at_its_start(
+    passages: dict[str, Passage], queries: dict[str, str], message: str, model: Path, tmp_path: Path
+) -> None:
+    corpus, asked = {"p0": Passage("b"), "p1": Passage("c"), **passages}, {"q0": "what", **queries}
+    qrels = {"train": {id: {f"p{id[-1]}": 1} for id in asked}}
+    save_collection(tmp_path / "data", corpus, asked, qrels)
+    recipe = {**values("rocketqav2", tmp_path / "data", model, tmp_path / "run"), "unlabelled": None}
+    with pytest.raises(DataError, match=message):
+        stage_of(recipe, "questions")
+
+
+def test_what_a_person_has_decided_stays_decided_in_the_next_round(
+    v2: tuple[Values, Path, Mapping[str, Any]], small: Path, tmp_path: Path
+) -> None:
+    recipe, output = {**v2[0], "joint": {"epochs": 0}}, tmp_path / "run"
+    shutil.copytree(v2[1], output)
+    lines = (output / "judgements.tsv").read_text().splitlines()
+    labels = {tuple(line.split("\t")[:2]): "1" if n % 2 else "0" for n, line in enumerate(lines[1:])}
+    for (query_id, id), label in labels.items():
+        lines = [line.replace(f"{query_id}\t{id}\t1", f"{query_id}\t{id}\t") for line in lines]
+        lines = [line.replace(f"{query_id}\t{id}\t", f"{query_id}\t{id}\t{label}") for line in lines]
+    (output / "judgements.tsv").write_text("\n".join(lines))
+    corrected = {**recipe, "output": str(output), "judgements": str(output / "judgements.tsv")}
+    run_recipe(corrected, show_progress=False)
+    with (output / "judgements-2.tsv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file, dialect="excel-tab"))
+    pairs = [(row["query-id"], row["corpus-id"]) for row in rows]
+    assert len(pairs) == len(set(pairs))
+    decided = [row for row in rows if row["why"] == "decided by a person before"]
+    assert {(row["query-id"], row["corpus-id"]): row["label"] for row in decided} == labels
+    assert all(row["text"] for row in decided)
+
+
+def test_questions_that_differ_in_spelling_share_their_positives() -> None:
+    queries, judged = {"a": "What is B?", "b": "what is b", "c": "what is c"}, {"a": {"1": 1}, "b": {"2": 1, "3": 0}}
+    known = known_by_query(queries, {**judged, "c": {"4": 1}})
+    assert known == {"a": ["1", "2"], "b": ["1", "2"], "c": ["4"]}
+
+
+def test_the_first_step_gets_random_passages_or_those_of_bm25(small: Path, model: Path, tmp_path: Path) -> None:
+    recipe, train = values("rocketqa", small, model, tmp_path / "run"), load_collection(small, "train")
+    found = []
+    for lexical in (False, True):
+        step1 = {"epochs": 2, "hard_negatives": 3, "lexical_negatives": lexical}
+        _, folder = stage_of({**recipe, "step1": step1}, "labelled")
+        groups = list(read_groups(folder / "groups.jsonl"))
+        found.append({group.query_id: set(group.negative_ids) for group in groups})
+        assert all(found[-1][id].isdisjoint(train.qrels[id]) for id in train.queries)
+    assert {len(ids) for ids in found[0].values()} == {6}
+    (ranked,) = folder.parent.glob("bm25-negatives-*/train.trec")
+    assert found[1] == {id: set(row) - set(train.qrels[id]) for id, row in read_run(ranked).items()}
 
 
 def test_a_dry_run_shows_states_and_times_and_runs_nothing(
@@ -353,25 +431,26 @@ def test_corrected_judgements_change_what_is_trained_on(
 def test_judgements_to_look_at_are_a_table_for_spreadsheets_and_keep_their_ids(tmp_path: Path) -> None:
     ids = ["q1", '"q2"', "-3", "'-3", "''=4", "a\tb", "'q", "+", "@x", '"']
     passage = Passage('"Quoted at the start, and no end', "=HYPERLINK(1)")
-    doubts = [Doubt(id, f"{id}p", 0.99, True, "-1+1", passage) for id in ids]
-    write_doubts(tmp_path / "judgements.tsv", [*doubts, Doubt("q", "p", 0.99, False, "q", Passage("x" * 100_000))])
+    lines = [Judgement(id, f"{id}p", 1, 0.01, "-", "-1+1", passage) for id in ids]
+    lines.append(Judgement("q", "p", None, 0.99, "-", "q", Passage("x" * 100_000)))
+    write_judgements(tmp_path / "judgements.tsv", lines)
     with (tmp_path / "judgements.tsv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file, dialect="excel-tab"))
     assert len(rows) == len(ids) + 1
     assert not any(value.startswith(("=", "+", "-", "@")) for row in rows for value in row.values())
     assert {row["text"] for row in rows[:-1]} == {passage.text}
     assert len(rows[-1]["text"]) < 32_767, "what a cell holds"
-    read = read_corrections(tmp_path / "judgements.tsv", dict.fromkeys([*ids, "q"], ""))
+    read = read_corrections(tmp_path / "judgements.tsv", [*ids, "q"], ["p", *(f"{id}p" for id in ids)])
     assert list(read) == [(id, f"{id}p", 1) for id in ids]
 
 
 def test_corrections_are_read_from_files_without_quotation_too(tmp_path: Path) -> None:
     lines = ["query-id\tcorpus-id\tlabel\twhy", 'q1\tp1\t0\t"never closed', "q2\t-2\t1\twhy", 'q3\tp3\t\t"x" y']
     (tmp_path / "old.tsv").write_text("\n".join(lines))
-    assert list(read_corrections(tmp_path / "old.tsv", {"q1": "", "q2": "", "q3": ""})) == [
-        ("q1", "p1", 0),
-        ("q2", "-2", 1),
-    ]
+    read = read_corrections(tmp_path / "old.tsv", ["q1", "q2", "q3"], ["p1", "-2", "p3"])
+    assert list(read) == [("q1", "p1", 0), ("q2", "-2", 1)]
+    with pytest.raises(DataError, match="line 3: there is no passage '-2'"):
+        list(read_corrections(tmp_path / "old.tsv", ["q1", "q2", "q3"], ["p1", "2", "p3"]))
 
 
 def stage_of(recipe: Values, name: str) -> tuple[Stage, Path]:
@@ -432,6 +511,11 @@ def test_what_a_person_judged_wrong_is_a_negative_wherever_it_ranks(
         ({"seed": -1}, "seed must be at least 0"),
         ({"generation": {"passages": 0}}, "passages must be at least 1"),
         ({"splits": {"test": "tets"}}, "splits.test: there is no file"),
+        ({"splits": {"dev": "test"}}, "splits: dev and test are the same"),
+        ({"step1": {"lexical_negatives": True}}, "lexical_negatives needs hard_negatives"),
+        ({"step3": {"lexical_negatives": True}}, "unknown key 'step3.lexical_negatives'"),
+        ({"joint": {"patience": 1}}, "patience=1 stops nothing with evaluations=1"),
+        ({"mining": {"run": __file__}}, "expected 6 columns of a TREC run"),
         ({"joint": {"loss": {"direction": "backwards"}}}, "joint.loss.direction: "),
         ({"collection": "/nowhere"}, "collection: there is no file /nowhere/corpus.jsonl"),
         ({"unlabelled": "/nowhere.txt"}, "unlabelled: there is no file /nowhere.txt"),
@@ -482,7 +566,14 @@ def test_a_corpus_alone_is_enough(model: Path, small: Path, tmp_path: Path) -> N
     made, kept = records["generate"]["outcome"]["questions"], records["round-trip"]["outcome"]["questions"]
     assert 24 <= made["kept"] <= 48
     assert kept["kept"] + sum(kept["dropped"].values()) == made["kept"]
-    assert "reranker-generated" in records, "a re-ranker that cannot rank yet is trained before it is asked"
+    # A re-ranker that cannot rank yet is trained before it is asked, and not on what it is asked about.
+    folders = {path.name.rsplit("-", 1)[0]: path for path in (tmp_path / "run" / "stages").iterdir()}
+    for learned, asked in ((0, 1), (1, 0)):
+        known = {id.rsplit("-", 1)[1] for id in read_qrels(folders[f"questions-generated-{learned}"] / "train.tsv")}
+        scored = {id.rsplit("-", 1)[1] for id in read_run(folders[f"score-generated-{asked}"] / "generated.trec")}
+        assert known
+        assert scored
+        assert known.isdisjoint(scored)
     assert (tmp_path / "run" / "pipeline.yaml").is_file()
 
 
@@ -509,6 +600,7 @@ def test_nothing_that_is_measured_is_generated_or_pseudo_labelled(
     _, folder = stage_of(recipe, "round-trip")
     kept = set(read_queries(folder / "queries.jsonl").values())
     assert "How do I reset 3?" in kept
+    assert set(read_qrels(folder / "train.tsv")) == set(read_queries(folder / "queries.jsonl")), "there is a dev split"
     assert kept.isdisjoint({"How do I reset 0?", "How do I reset 1?"})
     _, folder = stage_of(recipe, "pseudo-labels")
     assert [group.query for group in read_groups(folder / "groups.jsonl")] == ["mama dada", "baba"]
@@ -546,15 +638,12 @@ def test_generated_questions_find_their_way_back_by_the_retriever_alone_and_stay
 
 
 def test_a_passage_without_an_answer_by_the_generator_is_counted_and_the_others_go_on(
-    small: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small: Path, model: Path, tmp_path: Path
 ) -> None:
-    silent = itertools.count()
-
-    def answer(messages: list[ChatMessage]) -> str:
-        return "" if next(silent) == 0 else f"What is {messages[-1].text[-20:]}?"
-
-    monkeypatch.setattr(generation, "load_generator", lambda description: MockChatGenerator(response_fn=answer))
-    recipe = values("rocketqa", small, model, tmp_path / "run") | {"generation": {"generator": {"type": "mock"}}}
+    answers = ["", *(f"What is number {n}?" for n in range(1, 24))]
+    generator = FallbackChatGenerator([MockChatGenerator(answers)]).to_dict()  # which is changed when it is loaded
+    recipe = values("rocketqa", small, model, tmp_path / "run") | {"generation": {"generator": generator}}
+    assert all(state.state == "to do" for state in plan_recipe(recipe))
     _, folder = stage_of(recipe, "generate")
     outcome = json.loads((folder / "stage.json").read_text())["outcome"]["questions"]
     assert outcome == {"kept": 23, "dropped": {"no answer by the generator": 1}}

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import math
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from rocketqa_haystack.data import Passage
-from trainers.sampling import Thresholds, denoised_positives
+from trainers.sampling import Thresholds, denoised_positives, question_key
 
 if TYPE_CHECKING:
     from haystack.components.generators.chat.types import ChatGenerator
@@ -205,11 +204,6 @@ def _words(text: str) -> list[str]:
 
 def _joined(words: Iterable[str]) -> str:
     return _TOUCHING.sub("", " ".join(words))
-
-
-def question_key(text: str) -> str:
-    """The same for questions that differ in case, white space and punctuation at their end only."""
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split()).rstrip(" .?!\u2026\u3002\u061f;:,\"'")
 
 
 @dataclass(frozen=True)

@@ -96,6 +96,8 @@ class CrossEncoderTrainer:
             raise ValueError(f"negatives must be at least 1, but got {negatives}")
         if (dev is None) != (dev_candidates is None):
             raise ValueError("dev and dev_candidates go together: a re-ranker is evaluated on a retriever's candidates")
+        if dev_candidates is not None and not any(dev_candidates.values()):
+            raise ValueError("dev_candidates has no candidate of any query")
         self.settings = settings or TrainingSettings()
         self.accelerator = start_accelerator()
         self.groups = open_groups(groups)
@@ -122,7 +124,7 @@ class CrossEncoderTrainer:
         )
         self.encoder.change_settings(passage_max_length=max_length)
         self.dev = dev
-        self.dev_candidates = dev_candidates or {}
+        self.dev_candidates = dev_candidates
         self._options = {
             "trainer": type(self).__name__,
             "model": model_name(model),
@@ -148,8 +150,10 @@ class CrossEncoderTrainer:
             self.loss,
             self.accelerator,
             options=self._options,
-            data=describe(self.groups, self.dev),
-            evaluate=partial(self._evaluate, self.dev) if self.dev is not None else None,
+            data=describe(self.groups, self.dev, self.dev_candidates),
+            evaluate=partial(self._evaluate, self.dev, self.dev_candidates)
+            if self.dev is not None and self.dev_candidates is not None
+            else None,
             unit="list" if self.listwise else "pair",
             description="Training the re-ranker",
         )
@@ -202,8 +206,8 @@ class CrossEncoderTrainer:
     def _different_negatives(self, group: TrainingGroup) -> list[Passage]:
         return different_negatives(group, known=self._known[group.query])
 
-    def _evaluate(self, dev: Collection) -> float:
-        longest = max(map(len, self.dev_candidates.values()))
+    def _evaluate(self, dev: Collection, candidates: Run) -> float:
+        longest = max(map(len, candidates.values()))
         progress = self.settings.show_progress and self.accelerator.is_main_process
-        run = rerank(self.encoder, dev.corpus, dev.queries, self.dev_candidates, longest, show_progress=progress)
+        run = rerank(self.encoder, dev.corpus, dev.queries, candidates, longest, show_progress=progress)
         return measure(run, dev.qrels, ["RR@10"])["RR@10"]

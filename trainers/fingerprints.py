@@ -8,18 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 
 from rocketqa_haystack.data import Collection, Passage
+from rocketqa_haystack.evaluation import Run
 
 #: Training groups that are looked at: all of them, up to so many, evenly over the data.
 SAMPLE = 1_000
 
 
-def describe(groups: Sequence[object], dev: Collection | None = None) -> dict[str, Any]:
+def describe(groups: Sequence[object], dev: Collection | None = None, candidates: Run | None = None) -> dict[str, Any]:
     """What a run learns from and is evaluated on: how much, and fingerprints.
 
-    A sample of the training groups is looked at, and a collection's questions, judgements and the ids of its passages.
+    A sample of the training groups is looked at, and a collection's questions, judgements and the ids of its passages,
+    and the ids of the candidates that are re-ranked.
     """
     places = np.unique(np.linspace(0, len(groups) - 1, SAMPLE).astype(int)).tolist()
     found: dict[str, Any] = {
@@ -32,6 +35,8 @@ def describe(groups: Sequence[object], dev: Collection | None = None) -> dict[st
             "dev_passages": len(dev.corpus),
             "dev_fingerprint": _digest([dev.queries, dev.qrels, *dev.corpus]),
         }
+    if candidates is not None:
+        found["dev_candidates_fingerprint"] = _digest((id, list(row)) for id, row in candidates.items())
     return found
 
 
@@ -45,7 +50,8 @@ def of_weights(model: nn.Module) -> str:
     total = blake2b(digest_size=8)
     for name, parameter in model.named_parameters():
         total.update(name.encode())
-        total.update(parameter.detach().cpu().contiguous().view(-1).numpy().view(np.uint8).data)
+        # As bytes while it is a tensor: numpy has no bfloat16.
+        total.update(parameter.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     return total.hexdigest()
 
 

@@ -62,9 +62,10 @@ def sum_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
 
 def sum_over_processes(share: Tensor) -> float:
     """The sum of a number of which each process has a share; not finite where any share is not."""
-    total = share.detach().double().clone()
-    if _distributed():
-        distributed.all_reduce(total)
+    if not _distributed():
+        return float(share.detach())
+    total = share.detach().double()
+    distributed.all_reduce(total)
     return float(total)
 
 

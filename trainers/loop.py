@@ -309,11 +309,12 @@ class _Run:
             if share.requires_grad:
                 share.backward()  # type: ignore[no-untyped-call]
         sum_gradients(self._trained.values())
-        norms = [nn.utils.clip_grad_norm_(part, settings.max_grad_norm) for part in self._parts if part]
-        norm = max(float(whole_tensor(each)) for each in norms)
-        self._refuse("gradient's length", norm, step, examples)
+        clipped = [nn.utils.clip_grad_norm_(part, settings.max_grad_norm) for part in self._parts if part]
+        norms = [float(whole_tensor(norm)) for norm in clipped]
+        for norm in norms:  # each: the greatest of a number and none may be the number
+            self._refuse("gradient's length", norm, step, examples)
         rate = self._optimizer.step(step)
-        return {"step": step + 1, "epoch": epoch, "loss": total, "learning_rate": rate, "gradient_norm": norm}
+        return {"step": step + 1, "epoch": epoch, "loss": total, "learning_rate": rate, "gradient_norm": max(norms)}
 
     def _refuse(self, what: str, value: float, step: int, examples: Sequence[Example]) -> None:
         if not isfinite(value):

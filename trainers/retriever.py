@@ -57,7 +57,8 @@ class TrainedRetriever:
             raise ValueError(f"{model} has no transformer to train")
         if self.encoder.similarity not in ("dot", "cosine"):
             raise ValueError(f"{model} compares by {self.encoder.similarity}; training needs dot or cosine")
-        self.temperature = temperature or (0.05 if self.encoder.similarity == "cosine" else 1.0)
+        bounded = self.encoder.similarity == "cosine" or self.encoder.normalizes
+        self.temperature = temperature or (0.05 if bounded else 1.0)
         self._device = device
         self._replay = replay
 

@@ -5,6 +5,7 @@ Pure functions of candidates, re-ranker's probabilities and a seed or generator.
 
 from __future__ import annotations
 
+import unicodedata
 from array import array
 from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -116,7 +117,7 @@ class _Hashed(Container[Passage]):
 
 
 class KnownPositives:
-    """All positives of each query text, those of all groups with the same text among them.
+    """All positives of each question, those of all groups that ask the same (by `question_key`) among them.
 
     A passage is its title and text: the same passage under two ids is one. Only hashes of 64 bits are kept, 16 bytes
     for each positive of each group. That any two of ten million are equal by chance has a probability of 3e-6, and the
@@ -129,7 +130,7 @@ class KnownPositives:
     def __init__(self, groups: Iterable[TrainingGroup]) -> None:
         queries, passages = array("Q"), array("Q")
         for group in groups:
-            query = _text_hash(group.query)
+            query = _text_hash(question_key(group.query))
             for positive in group.positives:
                 queries.append(query)
                 passages.append(_passage_hash(positive))
@@ -138,7 +139,7 @@ class KnownPositives:
         self._passages: NDArray[np.uint64] = np.frombuffer(passages, np.uint64)[order]
 
     def __getitem__(self, query: str) -> Container[Passage]:
-        """The positives of a query text, none where no group has it: what `in` can be asked of."""
+        """The positives of a question, none where no group asks it: what `in` can be asked of."""
         return _Hashed(self._hashes(query))
 
     def excluded(self, queries: Sequence[str], passages: Sequence[Passage]) -> NDArray[np.bool_]:
@@ -153,15 +154,20 @@ class KnownPositives:
         return found
 
     def _hashes(self, query: str) -> frozenset[int]:
-        wanted = np.uint64(_text_hash(query))
+        wanted = np.uint64(_text_hash(question_key(query)))
         start, stop = np.searchsorted(self._queries, wanted), np.searchsorted(self._queries, wanted, side="right")
         return frozenset(self._passages[start:stop].tolist())
 
 
 def known_positives(*pools: Sequence[TrainingGroup]) -> KnownPositives:
-    """All positives of each query text; of groups on disk, their negatives are not read for it."""
+    """All positives of each question; of groups on disk, their negatives are not read for it."""
     positives = (pool.without_negatives() if isinstance(pool, TrainingGroups) else pool for pool in pools)
     return KnownPositives(chain.from_iterable(positives))
+
+
+def question_key(text: str) -> str:
+    """The same for questions that differ in case, white space and punctuation at their end only."""
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split()).rstrip(" .?!\u2026\u3002\u061f;:,\"'")
 
 
 def _passage_hash(passage: Passage) -> int:

@@ -77,6 +77,10 @@ class TrainingSettings:
         for name in ("max_steps", "weight_decay", "lora_rank", "evaluations", "patience", "seed"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must not be negative, but got {getattr(self, name)}")
+        if self.patience and self.patience >= self.evaluations:
+            raise ValueError(
+                f"patience={self.patience} stops nothing with evaluations={self.evaluations}; ask for more"
+            )
         if self.mixed_precision not in ("auto", "bf16", "no"):
             raise ValueError(f"mixed_precision must be auto, bf16 or no, but got {self.mixed_precision!r}")
 

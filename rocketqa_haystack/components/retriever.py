@@ -149,9 +149,10 @@ class RocketQARetriever:
         :raises ModelError: If there is no such model, it is no dual encoder, or the store lacks its similarity.
         """
         if self._encoder is None:
-            self._encoder = DualEncoder.from_pretrained(**self._options.from_pretrained_arguments())
+            encoder = DualEncoder.from_pretrained(**self._options.from_pretrained_arguments())
             if self.document_store is not None:
-                _check_similarity(self._encoder, self.document_store, self._options.model)
+                _check_similarity(encoder, self.document_store, self._options.model)
+            self._encoder = encoder
         if hasattr(self._search, "warm_up"):
             self._search.warm_up()
 

@@ -49,7 +49,7 @@ def load_collection(folder: str | Path, split: str = "test") -> Collection:
     for query_id, judged in qrels.items():
         if query_id not in texts:
             raise DataError(f"{qrels_file}: query {query_id!r} is not in queries.jsonl")
-        if missing := next((id for id in judged if id not in corpus), None):
+        if (missing := next((id for id in judged if id not in corpus), None)) is not None:
             raise DataError(f"{qrels_file}: passage {missing!r}, judged for query {query_id!r}, is not in corpus.jsonl")
     return Collection(corpus=corpus, queries={id: texts[id] for id in qrels}, qrels=qrels)
 

@@ -123,6 +123,8 @@ def json_object(place: str, text: str) -> dict[str, Any]:
         raise DataError(f"{place}: not valid JSON ({error.msg})") from error
     except RecursionError as error:
         raise DataError(f"{place}: not valid JSON (nested too deeply)") from error
+    except ValueError as error:
+        raise DataError(f"{place}: a number is too long") from error
     if not isinstance(record, dict):
         raise DataError(f"{place}: expected a JSON object, found {type(record).__name__}")
     return record

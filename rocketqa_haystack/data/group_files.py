@@ -155,7 +155,7 @@ def _group(place: str, query_id: str, query: str, positives: Passages, negatives
         raise DataError(f"{place}: the query is empty")
     if not positives:
         raise DataError(f"{place}: a training group needs at least one positive passage")
-    if empty := next((id for id, passage in positives if passage.is_empty()), None):
+    if (empty := next((id for id, passage in positives if passage.is_empty()), None)) is not None:
         raise DataError(f"{place}: the positive passage {empty!r} is empty")
     return TrainingGroup(
         query_id=query_id,

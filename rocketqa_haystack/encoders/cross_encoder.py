@@ -41,7 +41,7 @@ class CrossEncoder:
         if model.num_labels not in (1, 2):
             raise ModelError(f"a re-ranker has one or two outputs; this cross-encoder has {model.num_labels}")
         self.model = model
-        self.settings = check_lengths(settings or EncoderSettings(title="join"), self._positions)
+        self.settings = check_lengths(settings or EncoderSettings(title="join"), model)
 
     def change_settings(self, **changes: int | str | None) -> None:
         """Takes those changes of the settings that are not None.
@@ -50,11 +50,7 @@ class CrossEncoder:
             ModelError: A length is greater than the model can read.
             ValueError: A value makes no sense.
         """
-        self.settings = check_lengths(self.settings.updated(**changes), self._positions)
-
-    @property
-    def _positions(self) -> int | None:
-        return getattr(self.model.config, "max_position_embeddings", None)
+        self.settings = check_lengths(self.settings.updated(**changes), self.model)
 
     @classmethod
     def from_pretrained(

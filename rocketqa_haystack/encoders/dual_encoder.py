@@ -38,7 +38,7 @@ class DualEncoder:
 
     def __init__(self, model: SentenceTransformer, settings: EncoderSettings | None = None) -> None:
         self.model = model
-        self.settings = check_lengths(settings or EncoderSettings(title="join"), self._positions)
+        self.settings = check_lengths(settings or EncoderSettings(title="join"), model)
         self._batched = tokenizes_texts(model)
 
     def change_settings(self, **changes: int | str | None) -> None:
@@ -48,11 +48,7 @@ class DualEncoder:
             ModelError: A length is greater than the model can read.
             ValueError: A value makes no sense.
         """
-        self.settings = check_lengths(self.settings.updated(**changes), self._positions)
-
-    @property
-    def _positions(self) -> int | None:
-        return getattr(self.model.config, "max_position_embeddings", None)
+        self.settings = check_lengths(self.settings.updated(**changes), self.model)
 
     @classmethod
     def from_pretrained(

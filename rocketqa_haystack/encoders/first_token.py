@@ -54,7 +54,10 @@ def _route_reads_first_token(modules: list[nn.Module]) -> bool:
     transformer = getattr(modules[0], "auto_model", None)
     if type(transformer).__name__.endswith("ForSequenceClassification"):
         return True
-    return len(modules) > 1 and isinstance(modules[1], Pooling) and modules[1].pooling_mode in ("cls", ("cls",))
+    if len(modules) < 2 or not isinstance(modules[1], Pooling) or modules[1].pooling_mode not in ("cls", ("cls",)):
+        return False
+    # What the pooling takes for the first token: the one after a prompt that it leaves out, or after padding.
+    return modules[1].include_prompt and getattr(modules[0].tokenizer, "padding_side", "right") == "right"
 
 
 def shorten_last_layers(model: nn.Module) -> None:

@@ -8,6 +8,9 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from torch import nn
+from transformers import PreTrainedModel
+
 from rocketqa_haystack.data import Passage
 from rocketqa_haystack.data.files import write_json
 from rocketqa_haystack.encoders.errors import ModelError
@@ -56,21 +59,30 @@ class EncoderSettings:
         return replace(self, **{name: value for name, value in changes.items() if value is not None})  # type: ignore[arg-type]
 
 
-def check_lengths(settings: EncoderSettings, positions: int | None) -> EncoderSettings:
-    """The settings, if the model has a position for every token that they allow.
-
-    Args:
-        settings: The settings.
-        positions: `max_position_embeddings` of the model's configuration; None where it has no such limit.
+def check_lengths(settings: EncoderSettings, model: nn.Module) -> EncoderSettings:
+    """The settings, if each of the model's transformers has a position for every token that they allow.
 
     Raises:
         ModelError: A length is greater.
     """
+    limits = [_positions(module) for module in model.modules() if isinstance(module, PreTrainedModel)]
+    positions = min((limit for limit in limits if limit is not None), default=None)
     for name in ("query_max_length", "passage_max_length"):
         value = getattr(settings, name)
         if value is not None and positions is not None and value > positions:
             raise ModelError(f"{name} is {value}, but the model reads {positions} tokens at most")
     return settings
+
+
+def _positions(transformer: PreTrainedModel) -> int | None:
+    """How many tokens a transformer reads; None where it has no limit."""
+    limit: int | None = getattr(transformer.config, "max_position_embeddings", None)
+    for name, table in transformer.named_modules():
+        if not isinstance(table, nn.Embedding) or table.padding_idx is None:
+            continue
+        if name.endswith("position_embeddings"):
+            return table.num_embeddings - table.padding_idx - 1  # RoBERTa and its kin count from behind the padding
+    return limit
 
 
 def parse_settings(text: str, source: str | Path) -> EncoderSettings:

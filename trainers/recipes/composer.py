@@ -10,7 +10,7 @@ from rocketqa_haystack.data.files import read_lines
 from rocketqa_haystack.encoders.loading import kind_of, resolve
 from trainers.recipes.candidates import Calibrate, Encode, Fuse, Lexical, Mine, Runs, Score
 from trainers.recipes.deliver import Deliver, Weigh
-from trainers.recipes.generation import Generate, RoundTrip
+from trainers.recipes.generation import Generate, Half, RoundTrip
 from trainers.recipes.groups import Denoised, Groups, Labelled, PseudoLabelled, Undenoised
 from trainers.recipes.plan import File, GivenModel, Model, Sizes
 from trainers.recipes.questions import Asked, Data, Questions, Unlabelled
@@ -55,11 +55,13 @@ class Composer:
         self.systems.append(("BM25", self.lexical))
 
     def labelled(self) -> Labelled:
-        """The labelled questions, with BM25's negatives where the first step asks for them."""
-        lexical = None
-        if self.recipe.step1.lexical_negatives:
+        """The labelled questions, with BM25's or random negatives where the first step asks for them."""
+        step, lexical, random = self.recipe.step1, None, 0
+        if step.lexical_negatives:
             lexical = Lexical("bm25-negatives", self.data, self._corpus, self.recipe.mining.k)
-        return Labelled("labelled", self.data, self._corpus, lexical)
+        else:
+            random = step.hard_negatives * max(1, step.epochs)  # others in every epoch
+        return Labelled("labelled", self.data, self._corpus, lexical, random, self.recipe.seed if random else 0)
 
     def train_retriever(
         self, name: str, start: Model, groups: tuple[Groups, ...], training: RetrieverTraining
@@ -68,9 +70,6 @@ class Composer:
         if not training.epochs:
             return start
         recipe = self.recipe
-        if isinstance(groups[0], Labelled) and not training.lexical_negatives:
-            training = replace(training, hard_negatives=0)
-        training = replace(training, lexical_negatives=False)  # which is in the groups
         return TrainRetriever(
             name, start, groups, self.data, training, replace(recipe.lengths, pair=None), recipe.title, recipe.seed
         )
@@ -179,7 +178,7 @@ class Composer:
         return Deliver(
             "deliver", tuple(self.systems), retriever, reranker, self._encode(retriever), self._corpus, self.data,
             self.asked, weighed[0], weighed[1], scores, self.calibration(scores), self._thresholds, recipe.mining.k,
-            recipe.measures, recipe.seed,
+            recipe.measures,
         )  # fmt: skip
 
     def sizes(self) -> Sizes:
@@ -201,34 +200,52 @@ class Composer:
         settings, seed = self.recipe.generation, self.recipe.seed
         if settings is None:
             return None
-        made = Generate("generate", self._corpus, settings.generator, settings.per_passage, settings.passages, seed)
-        # The retriever's own list: what only BM25 or another run finds has not found its way back.
-        encoded = self._encode(self.retriever)
-        mined = Mine("mine-generated", made, self.retriever, encoded, self._corpus, self.recipe.mining.k)
+        made = Generate(
+            "generate", self._corpus, settings.generator, settings.per_passage, settings.passages,
+            seed if settings.passages else 0,
+        )  # fmt: skip
         splits = (self._split(self.recipe.splits.dev), self._split(self.recipe.splits.test))
         held_out = tuple(file for file in splits if file is not None)
 
-        def back(name: str, scores: Score | None) -> RoundTrip:
+        def mine(name: str, asked: Generate | Half) -> Mine:
+            # The retriever's own list: what only BM25 or another run finds has not found its way back.
+            encoded = self._encode(self.retriever)
+            return Mine(name, asked, self.retriever, encoded, self._corpus, self.recipe.mining.k)
+
+        def score(name: str, reranker: Model, mined: Mine) -> Score:
+            return Score(name, mined.questions, reranker, mined, self._corpus, mined.most)
+
+        def back(
+            name: str, asked: Generate | Half, mined: tuple[Mine, ...], scores: tuple[Score, ...], dev_share: float
+        ) -> RoundTrip:
             return RoundTrip(
-                name, made, mined, scores, self._file("queries.jsonl"), held_out, settings.rank, settings.above,
-                settings.dev_share, seed,
+                name, asked, mined, scores, self._file("queries.jsonl"), held_out, settings.rank,
+                settings.above if scores else 0.0, dev_share, seed,
             )  # fmt: skip
 
-        by_retriever = back("round-trip-retriever", None)
-        reranker: Model = self.reranker
-        if not ranks(self.reranker):
-            # The questions that the retriever affirms teach a re-ranker, which then looks at all of them.
-            data = Data("questions-generated", self._corpus, None, None, None, None, None, by_retriever, seed)
-            candidates = self.mine("mine-questions-generated", self.retriever, data)
+        dev_share = 0.0 if self._split(self.recipe.splits.dev) else settings.dev_share
+        if ranks(self.reranker):
+            mined = mine("mine-generated", made)
+            return back("round-trip", made, (mined,), (score("score-generated", self.reranker, mined),), dev_share)
+        # The questions that the retriever affirms teach a re-ranker. It would agree to what it has learned: each half
+        # of the passages has its own, which looks at the questions of the other.
+        halves = (Half(made, 0), Half(made, 1))
+        found = tuple(mine(f"mine-generated-{half.number}", half) for half in halves)
+        scores = []
+        for half, learned, other in zip(halves, found, found[::-1], strict=True):
+            which = half.number
+            affirmed = back(f"round-trip-retriever-{which}", half, (learned,), (), settings.dev_share)
+            data = Data(f"questions-generated-{which}", self._corpus, None, None, None, None, None, affirmed, seed)
+            candidates = self.mine(f"mine-questions-generated-{which}", self.retriever, data)
             groups = Undenoised(
-                "undenoised-generated", data, self._corpus, candidates, self.recipe.step2.negatives, seed
+                f"undenoised-generated-{which}", data, self._corpus, candidates, self.recipe.step2.negatives, seed
             )
             reranker = TrainReranker(
-                "reranker-generated", self.reranker, (groups,), data, candidates, self.recipe.step2,
+                f"reranker-generated-{which}", self.reranker, (groups,), data, candidates, self.recipe.step2,
                 self._pair_length, seed,
             )  # fmt: skip
-        scores = Score("score-generated", made, reranker, mined, self._corpus, mined.most)
-        return back("round-trip", scores)
+            scores.append(score(f"score-generated-{1 - which}", reranker, other))
+        return back("round-trip", made, found, tuple(scores), dev_share)
 
     @property
     def _pair_length(self) -> Lengths:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from rocketqa_haystack.data.files import atomic_write, read_lines
 
 COLUMNS = ("query-id", "corpus-id", "label", "probability", "why", "query", "title", "text")
 UNLABELLED, LABELLED = "unlabelled, but the re-ranker says yes", "labelled, but the re-ranker says no"
+DECIDED = "decided by a person before"
 
 
 #: What a spreadsheet takes for a formula, and what `_as_text` has made of one.
@@ -23,20 +24,22 @@ _MOST = 32_000
 
 
 @dataclass(frozen=True)
-class Doubt:
-    """A passage on which the judgements and the re-ranker disagree."""
+class Judgement:
+    """A line for a person to look at.
+
+    Attributes:
+        label: 1 or 0; None where nobody has said yet.
+        probability: The re-ranker's; None where it is not asked.
+        why: Why the line is there.
+    """
 
     query_id: str
     passage_id: str
-    probability: float
-    labelled: bool
+    label: int | None
+    probability: float | None
+    why: str
     query: str
     passage: Passage
-
-    @property
-    def why(self) -> str:
-        """What the disagreement is."""
-        return LABELLED if self.labelled else UNLABELLED
 
 
 def find_doubts(
@@ -48,7 +51,8 @@ def find_doubts(
     below: float,
     above: float,
     judged: Mapping[str, Mapping[str, int]],
-) -> list[Doubt]:
+    decided: Mapping[str, Mapping[str, int]],
+) -> list[Judgement]:
     """Unlabelled passages that the re-ranker calls positive and labelled positives that it calls negative.
 
     Args:
@@ -58,24 +62,34 @@ def find_doubts(
         corpus: Passages by id.
         below: A labelled positive with a lower probability is doubtful.
         above: An unlabelled passage with a higher one is.
-        judged: The judgements; a passage that a person has judged not relevant is not asked about again.
+        judged: The judgements; a passage that is judged not relevant is not asked about.
+        decided: What a person has decided in an earlier round, and is not asked about again.
 
     Returns:
         The surest disagreements first.
     """
-    found = []
+    found: list[tuple[float, Judgement]] = []
     for query_id, row in probabilities.items():
         right = set(positives[query_id])
         for id, probability in row.items():
-            if (id in right and probability < below) or (
-                id not in right and probability > above and id not in judged.get(query_id, {})
-            ):
-                found.append(Doubt(query_id, id, probability, id in right, queries[query_id], corpus[id]))
-    return sorted(found, key=lambda doubt: -abs(doubt.probability - (1 if doubt.labelled else 0)))
+            doubtful = probability < below if id in right else probability > above and id not in judged[query_id]
+            if doubtful and id not in decided.get(query_id, {}):
+                label, why, sure = (1, LABELLED, 1 - probability) if id in right else (None, UNLABELLED, probability)
+                found.append((sure, Judgement(query_id, id, label, probability, why, queries[query_id], corpus[id])))
+    return [judgement for _, judgement in sorted(found, key=lambda one: -one[0])]
 
 
-def write_doubts(path: Path, doubts: Iterable[Doubt]) -> None:
-    """Writes them with the label that they have, 1 or nothing, for a person to write 1 or 0.
+def decisions(
+    decided: Mapping[str, Mapping[str, int]], queries: Mapping[str, str], corpus: Mapping[str, Passage]
+) -> Iterator[Judgement]:
+    """What a person has decided, as lines of the next file: a recipe names the last one only."""
+    for query_id, grades in decided.items():
+        for id, grade in grades.items():
+            yield Judgement(query_id, id, grade, None, DECIDED, queries[query_id], corpus[id])
+
+
+def write_judgements(path: Path, judgements: Iterable[Judgement]) -> None:
+    """Writes them with the label that they have, or nothing, for a person to write 1 or 0.
 
     The file is what spreadsheets call tab-separated text: values with quotation marks or tabs are quoted, and an
     apostrophe stands before those that would be formulas. Texts are cut where no cell could hold them.
@@ -83,19 +97,20 @@ def write_doubts(path: Path, doubts: Iterable[Doubt]) -> None:
     with atomic_write(path) as file:
         writer = csv.writer(file, dialect="excel-tab", lineterminator="\n")
         writer.writerow(COLUMNS)
-        for doubt in doubts:
-            label = "1" if doubt.labelled else ""
-            texts = (doubt.query, doubt.passage.title, doubt.passage.text)
+        for one in judgements:
+            label = "" if one.label is None else str(one.label)
+            probability = "" if one.probability is None else f"{one.probability:.4f}"
+            texts = (one.query, one.passage.title, one.passage.text)
             short = (" ".join(text.split())[:_MOST] for text in texts)
-            values = (doubt.query_id, doubt.passage_id, label, f"{doubt.probability:.4f}", doubt.why, *short)
+            values = (one.query_id, one.passage_id, label, probability, one.why, *short)
             writer.writerow([_as_text(value) for value in values])
 
 
-def read_corrections(path: Path, queries: Mapping[str, str]) -> Iterator[tuple[str, str, int]]:
+def read_corrections(path: Path, queries: Container[str], passages: Container[str]) -> Iterator[tuple[str, str, int]]:
     """Query, passage and grade (1 or 0) of each line that has a label; lines without one say nothing.
 
     Raises:
-        DataError: The header or a line is not as `write_doubts` makes them, or a query is unknown.
+        DataError: The header or a line is not as `write_judgements` makes them, or a query or a passage is unknown.
     """
     for number, line in read_lines(path):
         place = f"{path}, line {number}"
@@ -115,6 +130,8 @@ def read_corrections(path: Path, queries: Mapping[str, str]) -> Iterator[tuple[s
             raise DataError(f"{place}: the label must be 1, 0 or nothing, not {label!r}")
         if query_id not in queries:
             raise DataError(f"{place}: there is no query {query_id!r} in the collection")
+        if passage_id not in passages:
+            raise DataError(f"{place}: there is no passage {passage_id!r} in the collection")
         if label:
             yield query_id, passage_id, int(label)
 

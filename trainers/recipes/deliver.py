@@ -19,7 +19,7 @@ from rocketqa_haystack.evaluation import iterate_run, measure, read_run, write_r
 from trainers.calibration import probabilities
 from trainers.mining import PASSAGES, read_vectors
 from trainers.recipes.candidates import Calibrate, Encode, Runs, Score
-from trainers.recipes.corrections import find_doubts, write_doubts
+from trainers.recipes.corrections import Judgement, decisions, find_doubts, write_judgements
 from trainers.recipes.groups import temperature
 from trainers.recipes.plan import File, Model, Stage
 from trainers.recipes.questions import Asked, Data, known_by_query
@@ -33,6 +33,9 @@ WEIGHTS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)
 
 #: Passages that a pipeline returns.
 TOP_K = 10
+
+#: Doubtful judgements that the report shows; the TSV has all.
+SHOWN = 30
 
 DELIVERED, UNFINISHED = "delivered.json", "unfinished"
 FOLDERS = RETRIEVER, RANKER, STORE = "retriever", "ranker", "store"
@@ -97,7 +100,6 @@ class Deliver(Stage):
     thresholds: Thresholds
     k: int
     measures: tuple[str, ...]
-    seed: int
 
     def stands(self, run: Run) -> bool:
         names = (*FOLDERS, DENSE, HYBRID, REPORT, run.outcome(self)["doubts"]["file"])
@@ -120,8 +122,9 @@ class Deliver(Stage):
         for name, weigh in ((DENSE, self.dense), (HYBRID, self.hybrid)):
             with atomic_write(run.folder / name) as file:
                 file.write(self._pipeline(run, float(run.outcome(weigh)["weight"]), name == HYBRID))
-        doubts = self._doubts(run)
-        return {"said": f"{run.folder / REPORT}", "doubts": doubts, "report": write_report(self, run, doubts)}
+        doubts, shown = self._doubts(run)
+        report = write_report(self, run, doubts, shown)
+        return {"said": f"{run.folder / REPORT}", "doubts": doubts, "report": report}
 
     def _put(self, run: Run, name: str, key: str, write: Callable[[Path], None]) -> None:
         """Writes a folder at the top of the run unless it is there already, in place of what an earlier run left."""
@@ -189,16 +192,19 @@ class Deliver(Stage):
         for query_id, logits in iterate_run(self.scores.file(run, "train")):
             yield query_id, probabilities(logits, heat)
 
-    def _doubts(self, run: Run) -> dict[str, Any]:
+    def _doubts(self, run: Run) -> tuple[dict[str, Any], list[Judgement]]:
+        """Writes the judgements to look at: which file has how many of them, and those that the report shows."""
         queries, judged = self.data.sets(run)["train"], self.data.judged(run)["train"]
+        corpus, (asked, decided) = run.corpus(self.corpus), self.data.decided(run)
         doubts = find_doubts(
             dict(self.training_probabilities(run)),
             queries,
             known_by_query(queries, judged),
-            run.corpus(self.corpus),
+            corpus,
             below=self.thresholds.negative_below,
             above=self.thresholds.positive_above,
             judged=judged,
+            decided=decided,
         )
         # A file that a person has changed is that person's, and may be what this run was made with.
         delivered = _delivered(run.folder)
@@ -207,10 +213,11 @@ class Deliver(Stage):
             path for path in paths if not path.exists() or delivered.get(path.name) in (UNFINISHED, File(path).key)
         )
         write_json(run.folder / DELIVERED, {**delivered, path.name: UNFINISHED})
-        write_doubts(path, doubts)
+        write_judgements(path, [*doubts, *decisions(decided, asked, corpus)])
         write_json(run.folder / DELIVERED, {**delivered, path.name: File(path).key})
-        labelled = sum(doubt.labelled for doubt in doubts)
-        return {"file": path.name, "labelled": labelled, "unlabelled": len(doubts) - labelled}
+        labelled = sum(doubt.label is not None for doubt in doubts)
+        summary = {"file": path.name, "labelled": labelled, "unlabelled": len(doubts) - labelled}
+        return summary, doubts[:SHOWN]
 
 
 def check_room(folder: Path) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ import numpy as np
 
 from rocketqa_haystack.data import DataError, Qrels, read_queries, write_qrels, write_queries
 from rocketqa_haystack.data.files import read_jsonl
-from rocketqa_haystack.evaluation import read_run
+from rocketqa_haystack.evaluation import Run as Rankings
+from rocketqa_haystack.evaluation import iterate_run
 from trainers.augmentation import (
     GeneratedQuestion,
     Kept,
@@ -21,17 +23,17 @@ from trainers.augmentation import (
     WordFrequencies,
     different_questions,
     llm_questions,
-    question_key,
     round_trip,
     salient_questions,
 )
 from trainers.calibration import probabilities
 from trainers.parts import join_parts, make_parts
-from trainers.recipes.candidates import Mine, Score
-from trainers.recipes.plan import File, Sizes, Stage
+from trainers.recipes.candidates import Mine, Runs, Score
+from trainers.recipes.plan import File, Node, Sizes, Stage
 from trainers.recipes.questions import checked_qrels
 from trainers.recipes.run import Run
 from trainers.recipes.settings import RecipeError
+from trainers.sampling import question_key
 
 #: Passages for which questions are made at a time: what a killed run has to ask a language model again.
 PASSAGES = 16
@@ -111,18 +113,47 @@ class Generate(Stage):
 
 
 @dataclass(frozen=True, eq=False)
+class Half(Node):
+    """The generated questions of every other passage: those of the first, or those of the second."""
+
+    generated: Generate
+    number: int
+
+    @property
+    def key(self) -> str:
+        return f"{self.generated.key} half {self.number}"
+
+    def questions(self, run: Run) -> list[GeneratedQuestion]:
+        """As `Generate.questions`."""
+        questions = self.generated.questions(run)
+        passages = set(list(dict.fromkeys(question.passage_id for question in questions))[self.number :: 2])
+        return [question for question in questions if question.passage_id in passages]
+
+    def sets(self, run: Run) -> dict[str, dict[str, str]]:
+        return {"generated": {question.id: question.text for question in self.questions(run)}}
+
+    def judged(self, run: Run) -> dict[str, Qrels]:
+        return {"generated": {question.id: {question.passage_id: 1} for question in self.questions(run)}}
+
+    def count(self, sizes: Sizes) -> int:
+        return sizes.generated // 2
+
+
+@dataclass(frozen=True, eq=False)
 class RoundTrip(Stage):
     """The generated questions whose passage the retriever finds again and the re-ranker affirms.
 
     Attributes:
+        mined: The retriever's candidates of all questions, in any number of parts.
+        scores: The re-ranker's of them, in as many; without any, only the retriever is asked.
         queries: The collection's own.
         held_out: The judgements of those that models are measured on.
         dev_share: Share of the passages whose questions are for dev.
     """
 
-    generated: Generate
-    mined: Mine
-    scores: Score | None
+    generated: Generate | Half
+    mined: tuple[Mine, ...]
+    scores: tuple[Score, ...]
     queries: File | None
     held_out: tuple[File, ...]
     rank: int
@@ -131,10 +162,8 @@ class RoundTrip(Stage):
     seed: int
 
     def run(self, folder: Path, run: Run) -> dict[str, Any]:
-        found = None
-        if self.scores is not None:
-            found = {id: probabilities(row) for id, row in read_run(self.scores.file(run, "generated")).items()}
-        ranked = read_run(self.mined.file(run, "generated"))
+        ranked, logits = _together(run, self.mined), _together(run, self.scores)
+        found = {id: probabilities(row) for id, row in logits.items()} if self.scores else None
         queries = read_queries(self.queries.path) if self.queries else {}
         measured = {question_key(queries[id]) for file in self.held_out for id in checked_qrels(file, queries)}
         questions, kept = round_trip(
@@ -157,6 +186,10 @@ class RoundTrip(Stage):
         return {"said": str(kept), "questions": kept.as_dict()}
 
 
+def _together(run: Run, parts: Iterable[Runs]) -> Rankings:
+    return {id: row for part in parts for id, row in iterate_run(part.file(run, "generated"))}
+
+
 def load_generator(description: Mapping[str, Any]) -> Any:
     """A Haystack ChatGenerator of its description in a pipeline's YAML: `type` and `init_parameters`.
 
@@ -167,6 +200,7 @@ def load_generator(description: Mapping[str, Any]) -> Any:
 
     try:
         kind = import_class_by_name(description["type"])
-        return component_from_dict(kind, {"init_parameters": {}, **description}, "generator")
+        # Of a copy: some components put objects in the place of what they are made from.
+        return component_from_dict(kind, {"init_parameters": {}, **deepcopy(description)}, "generator")
     except Exception as error:  # Haystack's and the component's own errors are of many kinds
         raise RecipeError(f"generation.generator: {description['type']} cannot be made: {error}") from error

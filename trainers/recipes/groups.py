@@ -10,13 +10,20 @@ from typing import Any
 
 from rocketqa_haystack.data import Passage, TrainingGroup, write_groups
 from rocketqa_haystack.evaluation import RunFile, iterate_run
-from trainers.augmentation import HELD_OUT, Kept, pseudo_label, question_key
+from trainers.augmentation import HELD_OUT, Kept, pseudo_label
 from trainers.calibration import probabilities
 from trainers.recipes.candidates import Calibrate, Lexical, Mine, Score
 from trainers.recipes.plan import File, Stage
 from trainers.recipes.questions import Asked, Data, Unlabelled, known_by_query, positives
 from trainers.recipes.run import Run
-from trainers.sampling import Thresholds, denoised_negatives, query_seed, random_negatives, undenoised_negatives
+from trainers.sampling import (
+    Thresholds,
+    denoised_negatives,
+    query_seed,
+    question_key,
+    random_negatives,
+    undenoised_negatives,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,11 +37,18 @@ class Groups(Stage):
 
 @dataclass(frozen=True, eq=False)
 class Labelled(Groups):
-    """The labelled questions with their positives, and BM25's negatives where they are asked for."""
+    """The labelled questions with their positives, and BM25's or random negatives where they are asked for.
+
+    Attributes:
+        lexical: BM25's candidates, all of which are negatives.
+        random: Random negatives of each question.
+    """
 
     data: Data
     corpus: File
     lexical: Lexical | None
+    random: int
+    seed: int
 
     def run(self, folder: Path, run: Run) -> dict[str, Any]:
         run.main_only(lambda: write_groups(self.file(run), self._groups(run)))
@@ -42,10 +56,12 @@ class Labelled(Groups):
 
     def _groups(self, run: Run) -> Iterator[TrainingGroup]:
         found = RunFile(self.lexical.file(run, "train")) if self.lexical else {}
-        corpus, judged = run.corpus(self.corpus), self.data.judged(run)["train"]
-        for query_id, query in self.data.sets(run)["train"].items():
-            right = positives(judged[query_id])
-            yield group(corpus, query_id, query, right, [id for id in found.get(query_id, {}) if id not in right])
+        corpus, queries, judged = run.corpus(self.corpus), self.data.sets(run)["train"], self.data.judged(run)["train"]
+        ids, known = list(corpus), known_by_query(queries, judged)
+        for query_id, query in queries.items():
+            negatives = [id for id in found.get(query_id, {}) if id not in known[query_id]]
+            negatives += random_negatives(ids, known[query_id], self.random, query_seed(self.seed, query_id))
+            yield group(corpus, query_id, query, positives(judged[query_id]), negatives)
 
 
 @dataclass(frozen=True, eq=False)

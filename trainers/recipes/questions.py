@@ -5,15 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
-from rocketqa_haystack.data import Collection, DataError, Qrels, read_qrels, read_queries, write_qrels, write_queries
+from rocketqa_haystack.data import (
+    Collection,
+    DataError,
+    Passage,
+    Qrels,
+    read_qrels,
+    read_queries,
+    write_qrels,
+    write_queries,
+)
 from rocketqa_haystack.data.files import read_lines
-from trainers.augmentation import question_key
 from trainers.recipes.corrections import read_corrections
 from trainers.recipes.plan import File, Sizes, Stage
 from trainers.recipes.run import Run
-from trainers.sampling import query_seed
+from trainers.sampling import query_seed, question_key
 
 #: Share of the training questions that are held out for dev where a collection has none, and the most of them.
 DEV_SHARE, DEV_MOST = 0.1, 500
@@ -49,6 +57,8 @@ class Data(Stage):
     generated: Stage | None
     seed: int
 
+    version: ClassVar[int] = 2
+
     def run(self, folder: Path, run: Run) -> dict[str, Any]:
         outcome: dict[str, Any] = {}
         run.main_only(lambda: outcome.update(self._write(folder, run)))
@@ -57,40 +67,68 @@ class Data(Stage):
     def _write(self, folder: Path, run: Run) -> dict[str, Any]:
         queries = read_queries(self.queries.path) if self.queries else {}
         train, dev, test = (checked_qrels(file, queries) for file in (self.train, self.dev, self.test))
+        labelled = {*train}
         if self.generated is not None:
             made = run.of(self.generated)
             queries |= read_queries(made / "queries.jsonl")
             train |= _read_judged(made / "train.tsv")
             dev = dev or _read_judged(made / "dev.tsv")
         corpus = run.corpus(self.corpus)
-        for query_id, judged in [*train.items(), *dev.items()]:
-            if (missing := next((id for id in judged if id not in corpus), None)) is not None:
-                raise DataError(f"passage {missing!r}, judged for query {query_id!r}, is not in {self.corpus.path}")
-        # What models are measured on they must not have seen, under another id or in capitals either.
-        asked = {question_key(queries[id]) for id in [*dev, *test]}
+        decided, corrected = self._correct(queries, corpus, train, dev, test)
+        self._check(queries, corpus, {**train, **dev, **test})
+        # What is measured on must not have decided anything, under another id or in capitals either.
+        tested = {question_key(queries[id]) for id in test}
+        shared, dev = len(dev), {id: judged for id, judged in dev.items() if question_key(queries[id]) not in tested}
+        shared -= len(dev)
+        asked = tested | {question_key(queries[id]) for id in dev}
         apart = {id: judged for id, judged in _answered(train).items() if question_key(queries[id]) not in asked}
         repeated = len(_answered(train)) - len(apart)
-        if not dev:
-            held = self._held_out({question_key(queries[id]) for id in apart})
+        if not dev:  # of labelled questions: a generated one would leave others of its passage in train
+            held = self._held_out({question_key(queries[id]) for id in apart if id in labelled})
             dev = {id: judged for id, judged in apart.items() if question_key(queries[id]) in held}
         train = {id: judged for id, judged in apart.items() if id not in dev}
-        corrected = 0
-        if self.corrections:
-            for query_id, id, grade in read_corrections(self.corrections.path, queries):
-                if query_id in test:
-                    raise DataError(f"{self.corrections.path}: {query_id!r} is a test question, which must not be used")
-                split = dev if query_id in dev else train
-                corrected += split.setdefault(query_id, {}).get(id) != grade
-                split[query_id][id] = grade
-            train = _answered(train)
         also = f", {repeated:,} left out that are asked in dev or test too" if repeated else ""
         if not train:
             raise DataError(f"{run.recipe.collection}: there is no question with a relevant passage to train on{also}")
-        write_queries(folder / "queries.jsonl", {id: queries[id] for id in [*train, *dev]})
+        write_queries(folder / "queries.jsonl", {id: queries[id] for id in dict.fromkeys([*train, *dev, *decided])})
         write_qrels(folder / "train.tsv", train)
         write_qrels(folder / "dev.tsv", dev)
+        write_qrels(folder / "decided.tsv", decided)
         said = f"{len(train):,} questions to train on, {len(dev):,} for dev{also}"
+        said += f", {shared:,} of dev left out that are asked in test too" if shared else ""
         return {"said": said + (f", {corrected:,} judgements corrected" if self.corrections else "")}
+
+    def _correct(
+        self, queries: Mapping[str, str], corpus: Mapping[str, Passage], train: Qrels, dev: Qrels, test: Qrels
+    ) -> tuple[Qrels, int]:
+        """Puts a person's decisions into train and dev: all of them, and how many say something new."""
+        decided: Qrels = {}
+        corrected = 0
+        if self.corrections is None:
+            return decided, corrected
+        for query_id, id, grade in read_corrections(self.corrections.path, queries, corpus):
+            if query_id in test:
+                raise DataError(f"{self.corrections.path}: {query_id!r} is a test question, which must not be used")
+            judged = (dev if query_id in dev else train).setdefault(query_id, {})
+            corrected += judged.get(id) != grade
+            judged[id] = decided.setdefault(query_id, {})[id] = grade
+        return decided, corrected
+
+    def _check(self, queries: Mapping[str, str], corpus: Mapping[str, Passage], qrels: Qrels) -> None:
+        """Refuses what a later stage would stop at, when much has been done."""
+        for kind, file, ids in (("passage", self.corpus, corpus), ("query", self.queries, qrels)):
+            if file and (unusable := next((id for id in ids if len(id.split()) != 1), None)) is not None:
+                raise DataError(
+                    f"{file.path}: the {kind} id {unusable!r} has white space, which a TREC run cannot hold"
+                )
+        for query_id, judged in qrels.items():
+            if not queries[query_id].strip():
+                raise DataError(f"query {query_id!r}, which has judgements, is empty")
+            for id, grade in judged.items():
+                if id not in corpus:
+                    raise DataError(f"passage {id!r}, judged for query {query_id!r}, is not in {self.corpus.path}")
+                if grade > 0 and not f"{corpus[id].title}{corpus[id].text}".strip():
+                    raise DataError(f"{self.corpus.path}: passage {id!r}, judged relevant for {query_id!r}, is empty")
 
     def _held_out(self, questions: set[str]) -> set[str]:
         """Some for dev: the same ones as before when a question comes or goes, but for one."""
@@ -103,6 +141,11 @@ class Data(Stage):
 
     def judged(self, run: Run) -> dict[str, Qrels]:
         return {name: _read_judged(run.of(self) / f"{name}.tsv") for name in ("train", "dev")}
+
+    def decided(self, run: Run) -> tuple[dict[str, str], Qrels]:
+        """What a person has decided, in this or an earlier round, and the texts of its questions."""
+        decided, queries = _read_judged(run.of(self) / "decided.tsv"), read_queries(run.of(self) / "queries.jsonl")
+        return {id: queries[id] for id in decided}, decided
 
     def count(self, sizes: Sizes) -> int:
         return sizes.train + sizes.dev
@@ -146,7 +189,8 @@ class Unlabelled(File):
     """Questions without judgements, one on each line of a file; their ids are `unlabelled-` and the line's number."""
 
     def sets(self, run: Run) -> dict[str, dict[str, str]]:
-        return {"unlabelled": {f"unlabelled-{number}": line.strip() for number, line in read_lines(self.path)}}
+        lines = ((number, line.strip()) for number, line in read_lines(self.path))
+        return {"unlabelled": {f"unlabelled-{number}": line for number, line in lines if line}}
 
     def judged(self, run: Run) -> dict[str, Qrels]:
         return {}
@@ -175,11 +219,12 @@ def positives(judged: Mapping[str, int]) -> list[str]:
 
 
 def known_by_query(queries: Mapping[str, str], judged: Qrels) -> dict[str, list[str]]:
-    """The known positives of each question, those of other questions with the same text among them."""
-    by_text: dict[str, dict[str, None]] = {}
-    for query_id, text in queries.items():
-        by_text.setdefault(text, {}).update(dict.fromkeys(positives(judged[query_id])))
-    return {query_id: list(by_text[text]) for query_id, text in queries.items()}
+    """The known positives of each question, those of others that ask the same (by `question_key`) among them."""
+    keys = {query_id: question_key(text) for query_id, text in queries.items()}
+    known: dict[str, dict[str, None]] = {}
+    for query_id, key in keys.items():
+        known.setdefault(key, {}).update(dict.fromkeys(positives(judged[query_id])))
+    return {query_id: list(known[key]) for query_id, key in keys.items()}
 
 
 def _answered(qrels: Qrels) -> Qrels:

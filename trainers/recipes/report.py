@@ -12,7 +12,7 @@ import yaml
 
 from rocketqa_haystack.data.files import atomic_write, read_jsonl
 from rocketqa_haystack.evaluation import Interval, bootstrap, bootstrap_gain, measure_queries, read_run
-from trainers.recipes.corrections import COLUMNS
+from trainers.recipes.corrections import Judgement
 from trainers.recipes.plan import ordered
 from trainers.recipes.questions import known_by_query
 from trainers.recipes.run import Run, plain, read_record
@@ -23,15 +23,18 @@ if TYPE_CHECKING:
 
 REPORT = "report.html"
 
-#: Doubtful judgements that the page shows; the TSV has all.
-SHOWN = 30
-
 #: Training questions whose scores the histogram shows.
 SCORED = 2000
 
 
-def write_report(last: Deliver, run: Run, doubts: dict[str, Any]) -> dict[str, Any]:
+def write_report(last: Deliver, run: Run, doubts: dict[str, Any], shown: Sequence[Judgement]) -> dict[str, Any]:
     """Writes the report into the run folder.
+
+    Args:
+        last: The end of the run.
+        run: The run.
+        doubts: Which file has the doubtful judgements, and how many of each kind.
+        shown: Those that the page shows.
 
     Returns:
         The measures in it, by set, system and name: the mean and its interval.
@@ -39,7 +42,6 @@ def write_report(last: Deliver, run: Run, doubts: dict[str, Any]) -> dict[str, A
     from jinja2 import Environment, PackageLoader
 
     measures = {name: _systems(last, run, name) for name in last.asked.sets(run)}
-    rows = (run.folder / doubts["file"]).read_text(encoding="utf-8").splitlines()[1 : SHOWN + 1]
     stages = [read_record(run.of(stage)) for stage in ordered(last)[:-1]]
     environment = Environment(loader=PackageLoader("trainers.recipes"), autoescape=True, trim_blocks=True)
     page = environment.get_template("report.html.jinja").render(
@@ -52,9 +54,10 @@ def write_report(last: Deliver, run: Run, doubts: dict[str, Any]) -> dict[str, A
         curves=[(stage.name, curve) for stage in ordered(last) if (curve := _curve(run.of(stage) / "model"))],
         distribution=_distribution(last, run),
         stages=stages,
+        gpu=any("peak_gpu_bytes" in stage for stage in stages),
         total=sum(stage["seconds"] for stage in stages),
         doubts=doubts,
-        shown=[dict(zip(COLUMNS, row.split("\t"), strict=True)) for row in rows],
+        shown=shown,
     )  # fmt: skip
     with atomic_write(run.folder / REPORT) as file:
         file.write(page)

@@ -132,8 +132,8 @@ def _run_stage(run: Run, stage: Stage, title: str) -> None:
             "settings": stage.settings,
             "inputs": stage.inputs,
             "outcome": outcome,
+            **usage,
             "seconds": round(usage["seconds"], 2),
-            "peak_bytes": usage["peak_bytes"],
             "processes": run.accelerator.num_processes,
             "finished": _now(),
         }

@@ -12,7 +12,8 @@ from typing import Any, Literal
 import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from rocketqa_haystack.evaluation import DEFAULT_MEASURES
+from rocketqa_haystack.data import DataError
+from rocketqa_haystack.evaluation import DEFAULT_MEASURES, RunFile
 from trainers.losses import JointLossSettings
 from trainers.recipes.plan import WITHOUT_EFFECT
 from trainers.sampling import Thresholds
@@ -88,17 +89,33 @@ class RetrieverTraining(Training):
 
     Args:
         hard_negatives: Of each query in a step, besides those of the batch.
-        lexical_negatives: Whether the first step's hard negatives are BM25's (RocketQA on Natural Questions).
     """
 
     epochs: int = 3
     learning_rate: float = 5e-5
     hard_negatives: int = 1
-    lexical_negatives: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _not_below(self, 0, "hard_negatives")
+
+
+@dataclass(frozen=True)
+class FirstTraining(RetrieverTraining):
+    """The first step's: `RetrieverTraining`, before there is a retriever to find hard negatives.
+
+    Args:
+        hard_negatives: Random passages of each query in a step, besides those of the batch.
+        lexical_negatives: Whether they are BM25's candidates instead (RocketQA on Natural Questions).
+    """
+
+    hard_negatives: int = 0
+    lexical_negatives: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.lexical_negatives and not self.hard_negatives:
+            raise ValueError("lexical_negatives needs hard_negatives: how many of them a query gets in a step")
 
 
 @dataclass(frozen=True)
@@ -289,7 +306,7 @@ class Recipe:
     mining: Mining = field(default_factory=Mining)
     denoising: Denoising = field(default_factory=Denoising)
     generation: Generation | None = None
-    step1: RetrieverTraining = field(default_factory=RetrieverTraining)
+    step1: FirstTraining = field(default_factory=FirstTraining)
     step2: RerankerTraining = field(default_factory=RerankerTraining)
     step3: RetrieverTraining = field(default_factory=RetrieverTraining)
     step4: RetrieverTraining = field(default_factory=RetrieverTraining)
@@ -390,6 +407,13 @@ def check_recipe(recipe: Recipe, processes: int) -> None:
     for name, file in ((f.name, f"{getattr(recipe.splits, f.name)}.tsv") for f in fields(Splits)):
         if file != f"{name}.tsv" and not (qrels / file).is_file():
             raise RecipeError(f"splits.{name}: there is no file {qrels / file}")
+    if recipe.splits.dev == recipe.splits.test:
+        raise RecipeError("splits: dev and test are the same; what is chosen on dev must not be measured on it")
+    if recipe.mining.run:
+        try:
+            RunFile(recipe.mining.run)
+        except DataError as error:
+            raise RecipeError(f"mining.run: {error}") from error
     if recipe.output.exists() and not recipe.output.is_dir():
         raise RecipeError(f"output: {recipe.output} is a file; a run needs a folder")
     for name in ("step1", "step2", "step3", "step4", "joint"):

@@ -185,15 +185,17 @@ def _questions(groups: Iterable[Groups], sizes: Sizes) -> int:
 
 def _clear(folder: Path, run: Run) -> None:
     """Removes an unfinished training by another number of processes, which trainers do not continue."""
-    unfinished = folder / "model.training"
+    unfinished, doomed = folder / "model.training", folder / ".other-processes"
 
     def clear() -> None:
+        shutil.rmtree(doomed, ignore_errors=True)
         file = unfinished / RUN
         if (
             file.is_file()
             and json.loads(file.read_text(encoding="utf-8"))["processes"] != run.accelerator.num_processes
         ):
-            shutil.rmtree(unfinished)
+            unfinished.rename(doomed)  # at once: half of it would be no run's
+            shutil.rmtree(doomed)
 
     run.main_only(clear)
 
