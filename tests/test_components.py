@@ -331,8 +331,11 @@ def test_a_store_that_compares_otherwise_than_the_model_is_pointed_out(
     assert "make it with similarity='cosine'" in caplog.text
     RocketQARetriever(model=tmp_path / "euclidean", document_store=FAISSDocumentStore(), device=CPU).warm_up()
     assert "make it with similarity='l2'" in caplog.text
+    retriever = RocketQARetriever(model=tmp_path / "manhattan", document_store=FAISSDocumentStore(), device=CPU)
     with pytest.raises(ModelError, match="compares by manhattan"):
-        RocketQARetriever(model=tmp_path / "manhattan", document_store=FAISSDocumentStore(), device=CPU).warm_up()
+        retriever.warm_up()
+    with pytest.raises(ModelError, match="compares by manhattan"):
+        retriever.run("mama")  # and not the answers of another similarity
 
 
 def test_without_the_import_haystacks_own_refusal_stands(encoder_folder: Path, tmp_path: Path) -> None:

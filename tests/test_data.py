@@ -62,6 +62,8 @@ def small_folder(folder: Path) -> Path:
         ("qrels/test.tsv", "q\td", r"test\.tsv, line 3: expected 3 columns .* found 2"),
         ("qrels/test.tsv", "q\td\tyes", r"test\.tsv, line 3: the grade must be a whole number, not 'yes'"),
         ("qrels/test.tsv", "q9\td\t1", r"test\.tsv: query 'q9' is not in queries\.jsonl"),
+        ("corpus.jsonl", '{"_id": %s}' % ("1" * 5_000), r"corpus\.jsonl, line 2: a number is too long"),
+        ("qrels/test.tsv", "q\t\t1", r"test\.tsv: passage '', judged for query 'q', is not in corpus\.jsonl"),
         ("qrels/test.tsv", "q\td9\t1", r"test\.tsv: passage 'd9', judged for query 'q', is not in corpus\.jsonl"),
     ],
 )

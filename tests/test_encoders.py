@@ -15,11 +15,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from random_models import folder_of
 from sentence_transformers import CrossEncoder as SentenceTransformersCrossEncoder
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Normalize, Router, Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling, StaticEmbedding
-from transformers import BertModel, BertTokenizerFast
+from transformers import AutoModel, BertModel, BertTokenizerFast
 
 from rocketqa_haystack import CrossEncoder, DualEncoder, Passage
 from rocketqa_haystack.data import Collection
@@ -54,9 +55,10 @@ def test_vectors_equal_those_of_sentence_transformers(
     assert encoder.encode_queries(TEXTS).dtype == np.float32
 
 
-def test_prompts_of_the_model_are_put_in_front(language_model: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+def test_prompts_of_the_model_are_put_in_front(pooling: str, language_model: Path, tmp_path: Path) -> None:
     for include in (True, False):
-        modules = [Transformer(str(language_model)), Pooling(32, "mean", include_prompt=include)]
+        modules = [Transformer(str(language_model)), Pooling(32, pooling, include_prompt=include)]
         prompts = {"query": "mama: ", "document": "tata kaka: "}
         peer = SentenceTransformer(modules=modules, device="cpu", prompts=prompts)
         peer.save_pretrained(str(tmp_path / str(include)))
@@ -64,6 +66,7 @@ def test_prompts_of_the_model_are_put_in_front(language_model: Path, tmp_path: P
         np.testing.assert_allclose(encoder.encode_queries(TEXTS), peer.encode_query(TEXTS), atol=1e-5)
         np.testing.assert_allclose(encoder.encode_passages(TEXTS), peer.encode_document(TEXTS), atol=1e-5)
         assert np.abs(encoder.encode_queries(TEXTS) - encoder.encode_passages(TEXTS)).max() > 1e-3
+        assert np.abs(encoder.encode_queries(TEXTS)).max(axis=1).min() > 1e-3
 
 
 def test_two_towers_encode_queries_and_passages_differently(language_model: Path, tmp_path: Path) -> None:
@@ -102,14 +105,32 @@ def test_vectors_that_the_model_truncates_are_truncated(language_model: Path, tm
     np.testing.assert_allclose(encoder.encode_passages(TEXTS), peer.encode_document(TEXTS), atol=1e-5)
 
 
-def test_two_towers_may_have_tokenizers_of_their_own(language_model: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("pooling", ["mean", "cls", "lasttoken"])
+def test_padding_may_be_on_the_left(pooling: str, language_model: Path) -> None:
+    transformer = Transformer(str(language_model))
+    transformer.tokenizer.padding_side = "left"
+    peer = SentenceTransformer(modules=[transformer, Pooling(32, pooling)], device="cpu")
+    np.testing.assert_allclose(DualEncoder(peer).encode_queries(TEXTS), peer.encode_query(TEXTS), atol=1e-5)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+def test_two_towers_may_have_tokenizers_of_their_own(pooling: str, language_model: Path) -> None:
     right, left = Transformer(str(language_model)), Transformer(str(language_model))
     left.tokenizer.padding_side = "left"
-    routes = [[right, Pooling(32, "mean")], [left, Pooling(32, "mean")]]
+    routes = [[right, Pooling(32, pooling)], [left, Pooling(32, pooling)]]
     peer = SentenceTransformer(modules=[Router.for_query_document(*routes)], device="cpu")
     encoder = DualEncoder(peer)
     np.testing.assert_allclose(encoder.encode_queries(TEXTS), peer.encode_query(TEXTS), atol=1e-5)
     np.testing.assert_allclose(encoder.encode_passages(TEXTS), peer.encode_document(TEXTS), atol=1e-5)
+
+
+def test_no_text_is_longer_than_the_positions_that_a_model_has_for_tokens(language_model: Path, tmp_path: Path) -> None:
+    folder = folder_of("roberta", language_model, tmp_path, AutoModel, max_position_embeddings=34)
+    encoder = DualEncoder(SentenceTransformer(modules=[Transformer(str(folder)), Pooling(32, "mean")], device="cpu"))
+    encoder.change_settings(passage_max_length=33)  # the first position is that of padding
+    encoder.encode_passages(["mama dada " * 40])
+    with pytest.raises(ModelError, match="passage_max_length is 34, but the model reads 33 tokens at most"):
+        encoder.change_settings(passage_max_length=34)
 
 
 def test_titles_are_joined_by_a_space_without_a_settings_file(encoder_folder: Path) -> None:

@@ -139,6 +139,17 @@ def test_a_list_has_the_loss_worked_out_by_hand(encoder_folder: Path, ranker_fol
     assert loss.item() == pytest.approx(expected, abs=1e-5)
 
 
+@pytest.mark.parametrize("side", ["retriever", "reranker"])
+def test_a_gradient_that_is_not_finite_stops_the_run_whichever_encoders_it_is(
+    side: str, encoder_folder: Path, ranker_folder: Path, groups: list[TrainingGroup]
+) -> None:
+    trainer = JointTrainer(encoder_folder, ranker_folder, groups[:4], settings=FAST, list_length=3)
+    model = trainer.retriever.encoder.model if side == "retriever" else trainer.reranker.model
+    next(model.parameters()).register_hook(lambda gradient: gradient * math.nan)
+    with pytest.raises(FloatingPointError, match="the gradient's length is nan at step 1"):
+        trainer.train()
+
+
 def test_both_encoders_learn_and_are_written(
     encoder_folder: Path, ranker_folder: Path, groups: list[TrainingGroup], collection: Collection, tmp_path: Path
 ) -> None:

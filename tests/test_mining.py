@@ -70,6 +70,17 @@ def test_a_run_mined_from_files_of_vectors_is_the_one_of_a_search_in_memory(
     assert not list(mined.parent.glob("*.parts"))
 
 
+def test_vectors_are_made_in_bfloat16_too(
+    encoder_folder: Path, collection: Collection, accelerator: Accelerator, tmp_path: Path
+) -> None:
+    half = DualEncoder.from_pretrained(encoder_folder, device="cpu", dtype="bfloat16")
+    encode_corpus(half, collection.corpus, tmp_path / "vectors", accelerator=accelerator)
+    encode_corpus(half, collection.corpus, tmp_path / "vectors", accelerator=accelerator)
+    whole = DualEncoder.from_pretrained(encoder_folder, device="cpu", dtype="float32")
+    with pytest.raises(DataError, match="or of the model in another precision"):
+        encode_corpus(whole, collection.corpus, tmp_path / "vectors", accelerator=accelerator)
+
+
 def test_what_is_there_is_not_made_again_and_what_is_missing_is(accelerator: Accelerator, tmp_path: Path) -> None:
     made: list[int] = []
 

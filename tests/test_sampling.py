@@ -61,6 +61,13 @@ def test_exclusions_are_the_known_positives_of_each_query(groups: list[TrainingG
     assert known.excluded(queries, columns).shape == (4, len(columns))
 
 
+def test_questions_that_differ_in_spelling_share_their_known_positives() -> None:
+    known = known_positives([group_of("Who is it?", [Passage("a")], []), group_of("who  is it", [Passage("b")], [])])
+    for query in ("Who is it?", "WHO IS IT", "who is it..."):
+        assert known.excluded([query], [Passage("a"), Passage("b"), Passage("c")]).tolist() == [[True, True, False]]
+    assert Passage("a") not in known["Who was it?"]
+
+
 def test_a_passage_is_known_by_title_and_text_and_not_by_what_they_make_together() -> None:
     known = known_positives([group_of("q", [Passage("bc", "a")], [])])["q"]
     assert Passage("bc", "a") in known

@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sentence_transformers import CrossEncoder as SentenceTransformersCrossEncoder
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+from sentence_transformers.base.modules import Normalize, Transformer
+from sentence_transformers.sentence_transformer.modules import Pooling, StaticEmbedding
 from torch.nn import functional
 from transformers import BertTokenizerFast
 
@@ -273,6 +274,22 @@ def test_training_data_that_cannot_train_is_refused(encoder_folder: Path, groups
         DualEncoderTrainer(encoder_folder, [])
     with pytest.raises(ValueError, match="no training group has negatives"):
         CrossEncoderTrainer(encoder_folder, groups)
+
+
+@pytest.mark.parametrize(
+    ("similarity", "normalized", "temperature"), [("dot", False, 1.0), ("dot", True, 0.05), ("cosine", False, 0.05)]
+)
+def test_scores_between_minus_one_and_one_are_divided_by_a_temperature(
+    similarity: str,
+    normalized: bool,
+    temperature: float,
+    language_model: Path,
+    groups: list[TrainingGroup],
+    tmp_path: Path,
+) -> None:
+    modules = [Transformer(str(language_model)), Pooling(32, "mean"), *([Normalize()] * normalized)]
+    SentenceTransformer(modules=modules, device="cpu", similarity_fn_name=similarity).save_pretrained(str(tmp_path))
+    assert DualEncoderTrainer(tmp_path, groups).retriever.temperature == temperature
 
 
 @pytest.mark.parametrize(

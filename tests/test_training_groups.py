@@ -154,6 +154,11 @@ BAD = [
         json.dumps({**record(CAPITALS[0]), "positive_passages": [{"docid": "7", "text": "\t"}]}),
         "the positive passage '7' is empty",
     ),
+    (
+        "jsonl",
+        json.dumps({**record(CAPITALS[0]), "positive_passages": [{"docid": "", "text": ""}]}),
+        "the positive passage '' is empty",
+    ),
     ("jsonl", b'{"query": "\xff"}', "not UTF-8 text"),
     ("triples", "q\t\tyes\tno\t0", "expected 6 columns separated by tabs, found 5"),
     ("triples", " \t\tyes\t\tno\t0", "the query is empty"),

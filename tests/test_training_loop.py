@@ -119,6 +119,8 @@ def test_training_stops_early_where_nothing_is_gained(
     assert [step for step, _ in result.evaluations] == [0, 1, 2]
     assert len(result.losses) == 2
     assert [line["step"] for line in log_of(tmp_path / "model")] == [0, 1, 2]
+    with pytest.raises(ValueError, match="patience=2 stops nothing with evaluations=2"):
+        TrainingSettings(evaluations=2, patience=2)
 
 
 @pytest.mark.parametrize("steps", [3, 11])
@@ -250,6 +252,24 @@ def interrupted(trainer: DualEncoderTrainer, output: Path, after: int) -> None:
     trainer.loss = stop  # type: ignore[method-assign]
     with pytest.raises(StoppedError):
         trainer.train(output)
+
+
+def test_an_unfinished_run_is_not_continued_with_other_candidates_to_evaluate_on(
+    ranker_folder: Path, groups: list[TrainingGroup], collection: Collection, tmp_path: Path
+) -> None:
+    run = TrainingSettings(batch_size=4, checkpoint_every=2, max_steps=8, **FAST)
+
+    def trainer(*candidates: str) -> CrossEncoderTrainer:
+        found = {id: dict.fromkeys(candidates, 0.0) for id in collection.queries}
+        return CrossEncoderTrainer(
+            ranker_folder, groups, dev=collection, dev_candidates=found, settings=run, negatives=1
+        )
+
+    interrupted(trainer("p1", "p2"), tmp_path / "model", after=3)
+    with pytest.raises(ValueError, match=r"data\.dev_candidates_fingerprint was"):
+        trainer("p1", "p3").train(tmp_path / "model")
+    with pytest.raises(ValueError, match="dev_candidates has no candidate of any query"):
+        trainer()
 
 
 def test_an_unfinished_run_is_not_continued_with_other_settings_or_data(

@@ -50,8 +50,8 @@ class DualEncoderTrainer:
         dev: Questions to evaluate on, by RR@10 over their whole corpus; the best weights seen are kept.
         settings: Epochs, batch size, learning rate and the like.
         hard_negatives: Negatives of each group that join every batch.
-        temperature: What similarities are divided by. None is 1 for dot products, as in RocketQA, and 0.05 for cosines,
-            whose range of -1 to 1 would leave the loss flat.
+        temperature: What similarities are divided by. None is 1 for dot products, as in RocketQA, and 0.05 for cosines
+            and for vectors of length 1, whose range of -1 to 1 would leave the loss flat.
         query_max_length: Longest query in tokens; None keeps the model's.
         passage_max_length: Longest passage in tokens; None keeps the model's.
         title: `pair` or `join`, see `EncoderSettings`; None keeps the model's.

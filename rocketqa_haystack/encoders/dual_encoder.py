@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.base.modules import Normalize, Transformer
+from sentence_transformers.base.modules import Normalize, Router, Transformer
 from tqdm.auto import tqdm
 
 from rocketqa_haystack.data import Passage, as_passage
@@ -122,7 +122,11 @@ class DualEncoder:
     @property
     def normalizes(self) -> bool:
         """Whether all vectors have length 1, so that dot products are cosines."""
-        return isinstance(self.model[-1], Normalize)
+        last = self.model[-1]
+        ends = (
+            [list(route.children())[-1] for route in last.sub_modules.values()] if isinstance(last, Router) else [last]
+        )
+        return all(isinstance(end, Normalize) for end in ends)
 
     def encode_queries(self, queries: Iterable[str], *, show_progress: bool = False) -> NDArray[np.float32]:
         """Encodes queries.
