@@ -111,7 +111,8 @@ def test_padding_may_be_on_the_left(pooling: str, language_model: Path, tmp_path
     transformer.tokenizer.padding_side = "left"
     peer = SentenceTransformer(modules=[transformer, Pooling(32, pooling)], device="cpu")
     peer.save_pretrained(str(tmp_path))
-    np.testing.assert_allclose(float32(tmp_path).encode_queries(TEXTS), peer.encode_query(TEXTS), atol=1e-5)
+    alone = np.stack([peer.encode_query(text) for text in TEXTS])  # BERT's positions would count the padding, too
+    np.testing.assert_allclose(float32(tmp_path).encode_queries(TEXTS), alone, atol=1e-5)
 
 
 @pytest.mark.parametrize("pooling", ["mean", "cls"])

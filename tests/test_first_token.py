@@ -68,11 +68,14 @@ def test_a_re_rankers_scores_and_gradients_stay(
             torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize(("pooling", "read"), [("cls", True), ("mean", False)])
+@pytest.mark.parametrize(
+    ("pooling", "padding", "read"), [("cls", "right", True), ("cls", "left", False), ("mean", "right", False)]
+)
 def test_a_retriever_leaves_out_no_token_that_its_pooling_reads(
-    pooling: str, read: bool, language_model: Path, tmp_path: Path
+    pooling: str, padding: str, read: bool, language_model: Path, tmp_path: Path
 ) -> None:
     model = retriever(pooling, language_model, tmp_path)
+    model.tokenizer.padding_side = padding
     assert reads_first_token(model) == read
     features = model.preprocess(TEXTS)
     whole, states = outputs_and_gradients(model, features, "sentence_embedding"), model(features)["token_embeddings"]
