@@ -24,10 +24,11 @@ class Encode(Stage):
 
     retriever: Model
     corpus: File
+    dtype: str
 
     def run(self, folder: Path, run: Run) -> dict[str, Any]:
         encode_corpus(
-            DualEncoder.from_pretrained(self.retriever.path(run)),
+            DualEncoder.from_pretrained(self.retriever.path(run), dtype=self.dtype),
             run.corpus(self.corpus),
             folder / "vectors",
             accelerator=run.accelerator,
@@ -93,7 +94,7 @@ class Mine(Runs):
 
     def run(self, folder: Path, run: Run) -> dict[str, Any]:
         corpus = run.corpus(self.corpus)
-        encoder = DualEncoder.from_pretrained(self.retriever.path(run))
+        encoder = DualEncoder.from_pretrained(self.retriever.path(run), dtype=self.encoded.dtype)
         searches = [dense_search(encoder, run.of(self.encoded) / "vectors", list(corpus), self.k)]
         if self.bm25:
             searches.append(lexical_search(BM25(corpus), self.k))
@@ -134,10 +135,11 @@ class Score(Runs):
     candidates: Runs
     corpus: File
     k: int
+    dtype: str
     with_positives: bool = False
 
     def run(self, folder: Path, run: Run) -> dict[str, Any]:
-        encoder = CrossEncoder.from_pretrained(self.reranker.path(run))
+        encoder = CrossEncoder.from_pretrained(self.reranker.path(run), dtype=self.dtype)
         for name, queries in self.questions.sets(run).items():
             candidates = folder / f"{name}.candidates.trec"
             if self.with_positives:

@@ -105,7 +105,8 @@ class Composer:
 
     def score(self, name: str, reranker: Model, mined: Mine) -> Score:
         """The re-ranker's logits of candidates and of labelled positives."""
-        return Score(name, mined.questions, reranker, mined, self._corpus, mined.most, with_positives=True)
+        dtype = self.recipe.dtype
+        return Score(name, mined.questions, reranker, mined, self._corpus, mined.most, dtype, with_positives=True)
 
     def undenoised(self, mined: Mine, at_least: int) -> Undenoised:
         """The labelled questions with all candidates as negatives."""
@@ -144,7 +145,7 @@ class Composer:
     def measure_reranker(self, title: str, name: str, reranker: Model, candidates: Runs) -> Score:
         """Adds a re-ranker of some candidates to what is measured."""
         k = self.recipe.mining.k * (2 if isinstance(candidates, Fuse) else 1)
-        scores = Score(name, self.asked, reranker, candidates, self._corpus, k)
+        scores = Score(name, self.asked, reranker, candidates, self._corpus, k, self.recipe.dtype)
         self.systems.append((title, scores))
         return scores
 
@@ -213,7 +214,7 @@ class Composer:
             return Mine(name, asked, self.retriever, encoded, self._corpus, self.recipe.mining.k)
 
         def score(name: str, reranker: Model, mined: Mine) -> Score:
-            return Score(name, mined.questions, reranker, mined, self._corpus, mined.most)
+            return Score(name, mined.questions, reranker, mined, self._corpus, mined.most, self.recipe.dtype)
 
         def back(
             name: str, asked: Generate | Half, mined: tuple[Mine, ...], scores: tuple[Score, ...], dev_share: float
@@ -258,7 +259,7 @@ class Composer:
 
     def _encode(self, retriever: Model) -> Encode:
         name = f"encode-{len(self._encoded)}"
-        return self._encoded.setdefault(retriever.key, Encode(name, retriever, self._corpus))
+        return self._encoded.setdefault(retriever.key, Encode(name, retriever, self._corpus, self.recipe.dtype))
 
     def _split(self, name: str) -> File | None:
         return self._file(Path("qrels") / f"{name}.tsv")

@@ -172,9 +172,12 @@ class Deliver(Stage):
         home = run.folder.resolve()
         store = FAISSDocumentStore(path=home / STORE, similarity=self._similarity(run))
         pipeline = Pipeline()
-        retriever = RocketQARetriever(model=home / RETRIEVER, document_store=store, top_k=self.k)
+        dtype = run.recipe.dtype  # that of the measures
+        retriever = RocketQARetriever(model=home / RETRIEVER, document_store=store, top_k=self.k, dtype=dtype)
         pipeline.add_component("retriever", retriever)
-        ranker = RocketQARanker(model=home / RANKER, top_k=TOP_K, scale_score=False, retriever_weight=weight)
+        ranker = RocketQARanker(
+            model=home / RANKER, top_k=TOP_K, scale_score=False, retriever_weight=weight, dtype=dtype
+        )
         pipeline.add_component("ranker", ranker)
         if hybrid:
             pipeline.add_component("bm25", FAISSBM25Retriever(document_store=store, top_k=self.k))

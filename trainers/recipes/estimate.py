@@ -34,7 +34,7 @@ class Rates:
 
 def measure_rates(recipe: Recipe, corpus: CorpusFile) -> Rates:
     """Runs the models that the recipe starts from on some of its texts; takes seconds."""
-    retriever = DualEncoder.from_pretrained(GivenModel(recipe.retriever).model)
+    retriever = DualEncoder.from_pretrained(GivenModel(recipe.retriever).model, dtype=recipe.dtype)
     retriever.change_settings(query_max_length=recipe.lengths.query, passage_max_length=recipe.lengths.passage)
     reranker = CrossEncoder.for_training(GivenModel(recipe.reranker or recipe.retriever).model)
     reranker.model.eval()

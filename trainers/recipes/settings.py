@@ -276,6 +276,8 @@ class Recipe:
         judgements: A corrected `judgements.tsv` of a former run.
         seed: Of everything that is drawn.
         title: `pair` or `join`; None is the model's.
+        dtype: What encoding and scoring compute in: `auto` is bfloat16 where the processor or GPU has it. `float32`
+            gives the same numbers on all of them. Training has `mixed_precision`.
         lengths: Longest texts.
         splits: Names of the judgements' files.
         mining: Where candidates come from.
@@ -301,6 +303,7 @@ class Recipe:
     judgements: Path | None = None
     seed: int = 0
     title: Literal["pair", "join"] | None = None
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     lengths: Lengths = field(default_factory=Lengths)
     splits: Splits = field(default_factory=Splits)
     mining: Mining = field(default_factory=Mining)
