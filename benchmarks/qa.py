@@ -258,7 +258,7 @@ def answers(
     journal = Journal(file, {"reader": str(model.resolve())})
     length = min(384, AutoTokenizer.from_pretrained(model).model_max_length)
     reader = TransformersExtractiveReader(
-        model, max_seq_length=length, stride=length // 3, max_batch_size=16, no_answer=False, answers_per_seq=1
+        model, max_seq_length=length, stride=length // 3, no_answer=False, answers_per_seq=1
     )
     for query_id in tqdm(queries, desc="Reading", unit="question"):
         known = journal.records.get(query_id, {"answers": {}})["answers"]

@@ -53,7 +53,7 @@ It learns to tell a question's passage from those that the retriever takes for i
 
 # %%
 ranker_model = arguments.ranker or arguments.output / "ranker"
-if not ranker_model.exists():
+if arguments.ranker is None:  # one that was trained so before is not trained again
     groups = mine_groups(encoder, load_collection(arguments.collection, "train"), k=10, vectors=vectors)
     settings = TrainingSettings(epochs=arguments.epochs, learning_rate=1e-4)
     CrossEncoderTrainer(retriever_model, groups, settings=settings, negatives=7).train(ranker_model)

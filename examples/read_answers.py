@@ -35,14 +35,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--collection", type=Path, default=Path("examples/handbook"), help="a folder in BEIR layout")
     parser.add_argument("--model", type=Path, help="retriever, and start of the reader; all-MiniLM-L6-v2 by default")
-    parser.add_argument("--reader", type=Path, help="a question-answering model; trained here by default")
+    parser.add_argument("--reader", help="a question-answering model; trained here by default")
     parser.add_argument("--output", type=Path, default=Path("build/examples/reader"), help="where a trained one goes")
     parser.add_argument("--epochs", type=int, default=20, help="of its training")
     arguments = parser.parse_args()
     model = arguments.model or small_encoder()
-    reader = arguments.reader or arguments.output
-    if not reader.exists():
-        train_reader(arguments.collection, model, reader, arguments.epochs)
+    if arguments.reader is None:  # one that was trained so before is not trained again
+        train_reader(arguments.collection, model, arguments.output, arguments.epochs)
+    reader = arguments.reader or str(arguments.output)
 
     test = load_answered_collection(arguments.collection, "test")
     pipeline = compose(test.collection, model, reader)
@@ -66,7 +66,7 @@ def train_reader(collection: Path, model: Path, output: Path, epochs: int) -> No
     ReaderTrainer(model, questions, settings=settings, max_length=64).train(output)
 
 
-def compose(collection: Collection, model: Path, reader: Path) -> Pipeline:
+def compose(collection: Collection, model: Path, reader: str) -> Pipeline:
     """The pipeline over a collection's passages."""
     encoder = DualEncoder.from_pretrained(model)
     store = FAISSDocumentStore(similarity=encoder.store_similarity)
@@ -76,7 +76,7 @@ def compose(collection: Collection, model: Path, reader: Path) -> Pipeline:
     pipeline.add_component("retriever", RocketQARetriever(model=model, document_store=store, top_k=5))
     pipeline.add_component(
         "reader",
-        TransformersExtractiveReader(model=str(reader), top_k=1, no_answer=False, max_seq_length=64, stride=16),
+        TransformersExtractiveReader(model=reader, top_k=1, no_answer=False, max_seq_length=64, stride=16),
     )
     pipeline.connect("retriever.documents", "reader.documents")
     return pipeline

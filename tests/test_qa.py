@@ -47,7 +47,7 @@ def texts_of(count: int, seed: int = 1) -> list[str]:
     return [question.positives[0].text for question in made_up(count, seed)]
 
 
-def test_an_extractive_pipeline_answers_with_a_span_and_its_document(write: Any) -> None:
+def test_an_extractive_pipeline_answers_with_a_span_and_its_document(write: Any, tmp_path: Path) -> None:
     texts = [*texts_of(1), "kaka dada", "mimi kiki"]
     pipeline = write("extractive", texts)
     assert set(pipeline.graph.nodes) == {"retriever", "ranker", "reader"}
@@ -58,6 +58,9 @@ def test_an_extractive_pipeline_answers_with_a_span_and_its_document(write: Any)
     assert texts[0][first.document_offset.start : first.document_offset.end] == first.data
     assert first.score > 0.5
     assert sum(answer.data is None for answer in others) == 1
+    written = pipeline.to_dict()["components"]["reader"]["init_parameters"]
+    assert written["max_batch_size"] is None
+    assert "device_map" not in (tmp_path / "qa" / "pipeline.yaml").read_text(), "the machine that loads it chooses"
 
 
 @pytest.mark.parametrize("options", [[], ["--retriever-weight", 20]])
@@ -324,7 +327,7 @@ def test_citations_are_not_part_of_a_generated_answer_and_no_answer_is_none(
     write: Any, answered: Path, tmp_path: Path
 ) -> None:
     gold = made_up(6, seed=1)[0].answers[0]
-    options = json.dumps({"responses": ["warm up", f"{gold} [1][2].", "No answer."]})
+    options = json.dumps({"responses": ["warm up", f"{gold} [1][2-3, 5].", "No answer."]})
     write("rag", texts_of(6), "--generator", CHAT, "--generator-options", options)
     lines = [json.loads(line) for line in (answered / "queries.jsonl").read_text().splitlines()]
     lines[3]["answers"] = []  # the second of two questions asked
@@ -336,14 +339,15 @@ def test_citations_are_not_part_of_a_generated_answer_and_no_answer_is_none(
 
 @component
 class Say:
-    """A reader that says the same to everything."""
+    """A reader that says the same to everything: first that there is no answer, where it is to say nothing."""
 
     def __init__(self, text: str) -> None:
         self.text = text
 
     @component.output_types(answers=list[ExtractedAnswer])
     def run(self, query: str) -> dict[str, Any]:
-        return {"answers": [ExtractedAnswer(query=query, score=0.9, data=self.text)]}
+        answers = [ExtractedAnswer(query=query, score=0.9, data=self.text or None)]
+        return {"answers": answers if self.text else [*answers, ExtractedAnswer(query=query, score=0.1, data="x")]}
 
 
 @component
@@ -369,7 +373,7 @@ def evaluate(tmp_path: Path) -> Any:
     """Evaluates a pipeline of components on questions with answers; gives the report."""
     allow_deserialization_module(__name__)
 
-    def evaluate_pipeline(components: dict[str, Any], edges: dict[str, str], asked: dict[str, str]) -> Any:
+    def evaluate_pipeline(components: dict[str, Any], edges: dict[str, str], asked: dict[str, str | None]) -> Any:
         pipeline = Pipeline()
         for name, instance in components.items():
             pipeline.add_component(name, instance)
@@ -378,13 +382,30 @@ def evaluate(tmp_path: Path) -> Any:
         (tmp_path / "pipeline.yaml").write_text(pipeline.dumps())
         qrels = {question: {"p": 1} for question in asked}
         save_collection(tmp_path / "made", {"p": Passage("baba")}, {}, {"test": qrels})
-        lines = [{"_id": question, "text": question, "answers": [answer]} for question, answer in asked.items()]
+        lines = [
+            {"_id": question, "text": question, "answers": [] if answer is None else [answer]}
+            for question, answer in asked.items()
+        ]
         (tmp_path / "made" / "queries.jsonl").write_text("\n".join(map(json.dumps, lines)))
         output = tmp_path / "report.json"
         assert run("evaluate-qa", tmp_path, tmp_path / "made", "--output", output) == 0
         return json.loads(output.read_text())
 
     return evaluate_pipeline
+
+
+def test_questions_without_an_answer_are_not_asked_for_its_passage(evaluate: Any) -> None:
+    asked = {"a x": "x", "a y": "y", "a": None, "a z": None}
+    report = evaluate({"route": Route(), "finder": Find()}, {"route.a": "finder.text"}, asked)
+    assert report["Success"] == {"finder": {"Success@1": 1.0}}
+
+
+def test_no_answer_counts_wherever_the_split_has_questions_without_one(evaluate: Any, tmp_path: Path) -> None:
+    asked = {"first": "x", "second": None}
+    assert evaluate({"reader": Say("")}, {}, asked)["EM"] == 0.5
+    options = ["--questions", 1, "--output", tmp_path / "one.json"]  # the first alone, which has an answer
+    assert run("evaluate-qa", tmp_path, tmp_path / "made", *options) == 0
+    assert json.loads((tmp_path / "one.json").read_text())["EM"] == 0
 
 
 @pytest.mark.parametrize("answer", ["arr[0]", "No answer"])

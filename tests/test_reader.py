@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from haystack import Document
@@ -64,6 +65,17 @@ def test_a_reader_folder_holds_no_pickle_and_trains_on(reader_folder: Path) -> N
     saved = AutoModelForQuestionAnswering.from_pretrained(reader_folder).state_dict()
     for name, tensor in trainer.reader.model.state_dict().items():
         assert torch.equal(tensor, saved[name]), "a trained head is taken as it is"
+
+
+def test_a_question_without_an_answer_is_always_held_against_its_own_passage(language_model: Path) -> None:
+    passages = tuple(Passage("dada " * (1 + n)) for n in range(20))
+    question = AnsweredQuestion("none", "baba", (), (), (), passages)
+    settings = TrainingSettings(**FAST)
+    trainer = ReaderTrainer(language_model, [question, *made_up(2, seed=0)], settings=settings, negatives=2)
+    own = trainer._windows("baba", passages[0])[0].ids
+    drawn = [trainer._example(question, np.random.default_rng(seed)).windows for seed in range(8)]
+    assert all(len(windows) == 3 and windows[0].ids == own for windows in drawn)
+    assert len({tuple(windows[1].ids) for windows in drawn}) > 1
 
 
 def test_the_best_weights_on_dev_are_kept_and_questions_without_an_answer_count(language_model: Path) -> None:

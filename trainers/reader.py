@@ -244,8 +244,11 @@ class ReaderTrainer:
             chosen.append(_any_of([window for window in found if window.spans], generator))
             others += [window for window in found if not window.spans]
         # A question without an answer has one more negative, in the place of the positive.
-        wanted = self.negatives + (not question.positives)
-        for place in generator.permutation(len(others))[:wanted].tolist():
+        # The first one is its own passage, which looks most as if it had one.
+        places = generator.permutation(len(others)).tolist()
+        if not question.positives:
+            places.sort(key=bool)
+        for place in places[: self.negatives + (not question.positives)]:
             other = others[place]
             found = [other] if isinstance(other, Window) else self._windows(question.query, other)
             if found:

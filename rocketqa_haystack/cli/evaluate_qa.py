@@ -22,8 +22,8 @@ from rocketqa_haystack.document_stores.faiss import FAISSDocumentStore
 from rocketqa_haystack.evaluation import answer_rank, format_table, measure_answers, normalize_answer
 from rocketqa_haystack.pipelines import PIPELINE_FILE, document_stores, load_pipeline
 
-#: A passage that a generated answer names, like [2].
-CITATION = re.compile(r"\s*\[\d+\]")
+#: Passages that a generated answer names, like [2], [1, 3] or [1-3].
+CITATION = re.compile(r"\s*\[\d+(?:\s*[,;\u2013-]\s*\d+)*\]")
 
 
 def evaluate_qa(
@@ -37,11 +37,11 @@ def evaluate_qa(
 ) -> None:
     """Measure a question-answering pipeline: exact match and F1, answer recall, and the time of each stage.
 
-    Exact match (EM) and F1 are SQuAD's, of the pipeline's best answer. "No answer" counts as an answer where the split
-    has questions without one; elsewhere the best other answer does. Success@k is the share of questions with an answer
-    string in a stage's first k passages, as on Natural Questions. Times are those of one question after another: p50
-    is the median, p95 the time that 95 of 100 questions stay under. Where a pipeline has branches, Success@k and times
-    of a stage are those of the questions that reached it.
+    Exact match (EM) and F1 are SQuAD's, of the pipeline's best answer. "No answer" counts as an answer where the
+    split has questions without one; elsewhere the best other answer does. Success@k is the share of questions with
+    an answer string in a stage's first k passages, of those that have an answer, as on Natural Questions. Times are
+    those of one question after another: p50 is the median, p95 the time that 95 of 100 questions stay under. Where
+    a pipeline has branches, Success@k and times of a stage are those of the questions that reached it.
 
     Args:
         pipeline: A pipeline as `rocketqa pipeline` writes it, or a folder with a pipeline.yaml.
@@ -202,9 +202,9 @@ def _measures(records: Sequence[dict[str, Any]], data: AnsweredCollection, ranks
     report: dict[str, Any] = {}
     answers = {record["id"]: data.answers[record["id"]] for record in records}
     if any("answer" in record for record in records):
-        chosen = "answer" if all(answers.values()) else "first"
+        chosen = "answer" if all(data.answers.values()) else "first"
         report = measure_answers({record["id"]: record.get(chosen, "") for record in records}, answers)
-    ranked = _by_stage(records, "ranks")
+    ranked = _by_stage([record for record in records if answers[record["id"]]], "ranks")
     report["Success"] = {
         stage: {
             f"Success@{k}": sum((rank or k + 1) <= k for rank, _ in found) / len(found)

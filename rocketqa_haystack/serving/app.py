@@ -11,7 +11,7 @@ import logging
 import re
 import secrets
 from collections import OrderedDict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -51,8 +51,8 @@ PAGE = {
 PUBLIC = frozenset({*PAGE, "/health"})
 PATHS = PUBLIC | {f"/{PIPELINE_NAME}/run", "/feedback", "/fields", "/metrics"}
 
-#: Questions whose passages are kept for feedback on them.
-KEPT_REPLIES = 1_000
+#: Questions whose passages are kept for feedback on them, and characters of all their passages, at most.
+KEPT_REPLIES, KEPT_CHARACTERS = 1_000, 50_000_000
 
 
 @dataclass(frozen=True)
@@ -106,6 +106,7 @@ class _Asking(BasePipelineWrapper):  # type: ignore[misc]
         self._threads = ThreadPoolExecutor(settings.threads, thread_name_prefix="asking")
         self._waiting = 0
         self._replies: OrderedDict[str, tuple[str, dict[str, Passage]]] = OrderedDict()
+        self._kept_characters = 0
 
     def setup(self) -> None:
         """The pipeline is set up when it comes here."""
@@ -171,9 +172,12 @@ class _Asking(BasePipelineWrapper):  # type: ignore[misc]
     def _keep(self, question: str, reply: Reply) -> str:
         # The service itself says what was shown: a caller can vote, but not write passages into the training data.
         reply_id = secrets.token_urlsafe(12)
-        self._replies[reply_id] = question, {p.id: Passage(p.text, p.title) for p in reply.passages}
-        if len(self._replies) > KEPT_REPLIES:
-            self._replies.popitem(last=False)
+        passages = {p.id: Passage(p.text, p.title) for p in reply.passages}
+        self._replies[reply_id] = question, passages
+        self._kept_characters += _characters(passages)
+        while len(self._replies) > 1 and (len(self._replies) > KEPT_REPLIES or self._kept_characters > KEPT_CHARACTERS):
+            _, (_, oldest) = self._replies.popitem(last=False)
+            self._kept_characters -= _characters(oldest)
         return reply_id
 
     def _done(self, work: asyncio.Future[Reply]) -> None:
@@ -181,6 +185,10 @@ class _Asking(BasePipelineWrapper):  # type: ignore[misc]
         self._metrics.in_flight.set(self._waiting)
         if not work.cancelled():
             work.exception()  # it was told to the caller, or came after the time was up
+
+
+def _characters(passages: Mapping[str, Passage]) -> int:
+    return sum(len(passage.title) + len(passage.text) for passage in passages.values())
 
 
 def make_app(

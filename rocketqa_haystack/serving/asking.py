@@ -33,13 +33,20 @@ QUESTION_INPUTS = ("query", "question", "text")
 #: Outputs that a person is shown.
 SHOWN_OUTPUTS = ("documents", "answers", "replies")
 
-#: Levels of filters within filters. Stores go through them by recursion, which has an end.
-MOST_LEVELS = 50
+#: Levels of filters within filters, which stores go through by recursion, and comparisons in all of them, each of which
+#: may be made with every document.
+MOST_LEVELS, MOST_COMPARISONS = 50, 100
 
 #: Documents of a store whose metadata is listed for the filters, values listed of each field, seconds they are kept.
 MOST_DOCUMENTS = 200_000
 MOST_VALUES = 100
 FIELDS_AGE = 60.0
+
+#: And as many times the seconds that listing them took: pages that people open must not keep the service busy.
+FIELDS_SHARE = 20
+
+#: What stores call the types of numbers.
+NUMBERS = {"long": "int", "integer": "int", "real": "float", "double": "float", "double precision": "float"}
 
 _SECONDS: ContextVar[dict[str, float] | None] = ContextVar("seconds", default=None)
 
@@ -172,8 +179,11 @@ class AskingPipeline:
         if filters:
             if not self._filtered:
                 raise QuestionError("this pipeline takes no filters")
-            if _levels(filters) > MOST_LEVELS:
+            levels, comparisons = _extent(filters)
+            if levels > MOST_LEVELS:
                 raise QuestionError(f"the filters have more than {MOST_LEVELS} levels")
+            if comparisons > MOST_COMPARISONS:
+                raise QuestionError(f"the filters have more than {MOST_COMPARISONS} comparisons")
             for name in self._filtered:
                 data.setdefault(name, {})["filters"] = filters
         if top_k is not None:
@@ -200,8 +210,11 @@ class AskingPipeline:
         None are listed for stores that cannot list them, or with too many documents to go through.
         """
         with self._fields_lock:
-            if self._fields is None or time.monotonic() - self._fields[0] > FIELDS_AGE:
-                self._fields = time.monotonic(), self._list_fields()
+            start = time.monotonic()
+            if self._fields is None or start > self._fields[0]:
+                found = self._list_fields()
+                end = time.monotonic()
+                self._fields = end + max(FIELDS_AGE, FIELDS_SHARE * (end - start)), found
             return self._fields[1]
 
     @property
@@ -239,7 +252,8 @@ class AskingPipeline:
                 continue
             for name, info in store.get_metadata_fields_info().items():
                 values, _ = store.get_metadata_field_unique_values(name, size=MOST_VALUES)
-                found.setdefault(name, {"name": name, "type": info["type"], "values": _plain(values)})
+                kind = NUMBERS.get(info["type"], info["type"])
+                found.setdefault(name, {"name": name, "type": kind, "values": _plain(values)})
         return sorted(found.values(), key=lambda description: description["name"])
 
 
@@ -247,14 +261,15 @@ def _takes_question(socket: str, description: Mapping[str, Any]) -> bool:
     return bool(description["is_mandatory"]) if socket == "text" else description["type"] in (str, Any, str | None)
 
 
-def _levels(filters: Any) -> int:
-    """How deep filters stand within filters."""
-    level, depth = [filters], 0
+def _extent(filters: Any) -> tuple[int, int]:
+    """How deep filters stand within filters, and how many stand in no other's place."""
+    level, depth, comparisons = [filters], 0, 0
     while level:
-        conditions = [member.get("conditions") for member in level if isinstance(member, dict)]
-        level = [member for members in conditions if isinstance(members, list) for member in members]
+        groups = [member["conditions"] for member in level if isinstance(member, dict) and "conditions" in member]
+        comparisons += len(level) - len(groups)
+        level = [member for members in groups if isinstance(members, list) for member in members]
         depth += 1
-    return depth
+    return depth, comparisons
 
 
 def _holds_a_model(instance: Any) -> bool:
@@ -329,10 +344,10 @@ def _plain(value: Any) -> Any:
         return {str(key): _plain(member) for key, member in value.items()}
     if isinstance(value, list | tuple | set):
         return [_plain(member) for member in value]
-    if value is None or isinstance(value, str | bool | int):
-        return value
     if hasattr(value, "item") and getattr(value, "ndim", 0) == 0:
         value = value.item()
+    if value is None or isinstance(value, str | bool | int):
+        return value
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return str(value)

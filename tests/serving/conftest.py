@@ -22,7 +22,9 @@ def documents(collection: Collection) -> list[Document]:
     """The collection's passages with metadata to filter on, and a hostile one."""
     made = [
         Document(
-            id=id, content=p.text, meta={"title": p.title, "kind": "even" if i % 2 == 0 else "odd", "year": 2000 + i}
+            id=id,
+            content=p.text,
+            meta={"title": p.title, "kind": "odd" if i % 2 else "even", "year": 2000 + i, "open": i % 3 == 0},
         )
         for i, (id, p) in enumerate(collection.corpus.items())
     ]

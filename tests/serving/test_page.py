@@ -183,6 +183,53 @@ def test_filters_narrow_the_answers(retrieval: Service, open_page: Any) -> None:
     page.locator(".card").first.wait_for()
 
 
+def test_a_filter_that_makes_no_sense_is_told_and_not_guessed(retrieval: Service, open_page: Any) -> None:
+    opened = open_page(retrieval)
+    page = opened.page
+    page.get_by_text("Filters").click()
+    page.get_by_role("button", name="Add a filter").click()
+    for field, value, said in (
+        ("open", "yes", "needs true or false"),
+        ("year", "1,000", "needs a number"),
+        ("year", "soon", "needs a number"),
+    ):
+        page.get_by_label("Field").select_option(field)
+        page.get_by_label("Value").fill(value)
+        assert said in opened.ask("bada").get_by_role("alert").text_content()
+    page.get_by_label("Field").select_option("open")
+    page.get_by_label("Value").fill("True")
+    with page.expect_response("**/ask/run") as response:
+        opened.ask("bada")
+    passages = response.value.json()["result"]["passages"]
+    assert passages
+    assert all(passage["meta"]["open"] for passage in passages)
+
+
+def test_the_keyboard_stays_where_a_person_has_gone(retrieval: Service, open_page: Any) -> None:
+    opened = open_page(retrieval)
+    page = opened.page
+    page.get_by_label("Your question").fill("bada")
+    page.locator("#submit").focus()
+    page.keyboard.press("Enter")
+    page.locator(".card").first.wait_for()
+    page.locator("#submit:enabled").wait_for()
+    assert page.evaluate("document.activeElement.id") == "submit"
+    held: list[Any] = []
+    page.route("**/feedback", lambda route: held.append(route))
+    thumb = page.get_by_role("button", name="Yes, this answers it").first
+    for elsewhere in (True, False):
+        thumb.focus()
+        page.keyboard.press("Enter")
+        page.wait_for_function("document.querySelector('.votes button').disabled")
+        if elsewhere:
+            page.get_by_label("Your question").focus()
+        page.wait_for_timeout(50)
+        held.pop().fulfill(body='{"recorded": true}', content_type="application/json")
+        page.wait_for_function("!document.querySelector('.votes button').disabled")
+        active = page.evaluate("document.activeElement.id || document.activeElement.getAttribute('aria-label')")
+        assert active == ("question" if elsewhere else "Yes, this answers it")
+
+
 def test_thumbs_are_written_down_and_shown_as_pressed(
     retrieval: Service, open_page: Any, documents: list[Document]
 ) -> None:

@@ -42,7 +42,7 @@ def test_retrieval_gives_passages_with_title_metadata_score_and_time(
     assert reply["answers"] == []
     first = reply["passages"][0]
     assert (first["id"], first["title"], first["text"]) == ("p7", documents[7].meta["title"], documents[7].content)
-    assert first["meta"] == {"kind": "odd", "year": 2007}
+    assert first["meta"] == {"kind": "odd", "year": 2007, "open": False}
     assert list(first["scores"]) == ["retriever"]
     assert list(reply["seconds"]) == ["retriever", "total"]
     assert 0 < reply["seconds"]["retriever"] <= reply["seconds"]["total"]
@@ -101,6 +101,12 @@ def test_filters_within_filters_have_an_end(retrieval: Service) -> None:
         status, content, _ = retrieval.call("/ask/run", {"question": "bada", "filters": filters})
         assert status == expected
     assert content["error"]["message"] == "the filters have more than 50 levels"
+    for comparisons, expected in ((100, 200), (101, 422)):
+        conditions = [{"field": "meta.kind", "operator": "==", "value": str(n)} for n in range(comparisons)]
+        filters = {"operator": "OR", "conditions": conditions}
+        status, content, _ = retrieval.call("/ask/run", {"question": "bada", "filters": filters})
+        assert status == expected
+    assert content["error"]["message"] == "the filters have more than 100 comparisons"
 
 
 def test_an_empty_store_gives_an_empty_reply(write_folder: WriteFolder) -> None:

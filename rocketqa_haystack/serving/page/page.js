@@ -103,11 +103,16 @@ function typed(known, text) {
   const listed = known.values.find((one) => String(one) === text);
   if (listed !== undefined) return listed;
   if (["int", "float"].includes(known.type)) {
-    const number = Number(text.replace(",", "."));
-    if (!Number.isFinite(number)) throw new Error(`The filter on ${known.name} needs a number.`);
+    // "1,000" is a thousand to some and one to others.
+    const number = /,\d{3}$/.test(text) ? NaN : Number(text.replace(",", "."));
+    if (!Number.isFinite(number)) throw new Error(`The filter on ${known.name} needs a number, such as 1000 or 0.5.`);
     return number;
   }
-  if (known.type === "boolean") return text.toLowerCase() === "true";
+  if (known.type === "boolean") {
+    const said = text.toLowerCase();
+    if (!["true", "false"].includes(said)) throw new Error(`The filter on ${known.name} needs true or false.`);
+    return said === "true";
+  }
   return text;
 }
 
@@ -195,6 +200,11 @@ function facts(pairs) {
   return list;
 }
 
+function focusAgain(button) {
+  // A button loses its focus while it is disabled. Who has gone elsewhere meanwhile stays there.
+  if (document.activeElement === document.body) button.focus();
+}
+
 function votes(replyId, passage) {
   const box = element("div", "votes");
   box.setAttribute("role", "group");
@@ -223,7 +233,7 @@ function votes(replyId, passage) {
         said.textContent = error.message;
       }
       for (const one of buttons) one.disabled = false;
-      button.focus();
+      focusAgain(button);
     });
     return button;
   });
@@ -309,6 +319,7 @@ async function ask(event) {
     byId("error").hidden = false;
   }
   button.disabled = false;
+  focusAgain(button);
 }
 
 byId("ask").addEventListener("submit", ask);
