@@ -633,7 +633,8 @@ def test_generated_questions_find_their_way_back_by_the_retriever_alone_and_stay
     assert len(set(passages["dev"])) == int(0.3 * len({*passages["dev"], *passages["train"]}))
     assert len(passages["dev"]) > len(set(passages["dev"])), "passages with two questions"
     (generated,) = folder.parent.glob("generate-*/queries.jsonl")
-    encoder, texts = DualEncoder.from_pretrained(model, device="cpu"), read_queries(generated)
+    encoder = DualEncoder.from_pretrained(model, device="cpu", dtype="float32")
+    texts = read_queries(generated)
     found = retrieve(encoder, dict(read_corpus(corpus / "corpus.jsonl")), texts, 12)
     expected = {id for id, row in found.items() if id.split("-", 2)[2] in row}
     assert set(read_queries(folder / "queries.jsonl")) == expected != set(texts)
