@@ -11,8 +11,9 @@ benchmark that is stopped goes on where it was. Prints Markdown tables: the mean
 and the difference to the table's first row with a 95 % interval by paired bootstrap over the questions. After the table
 of hard negatives it says how many of them are wrong: hold an answer string of their question, as queries.jsonl has it.
 
-It is sized for less than four hours a seed on 2 CPU cores without bfloat16. `--only` chooses tables, `--steps` shortens
-all of them. What the printed tables took in all, from the records of their stages, is said at the end.
+It is sized for some four hours a seed on 2 CPU cores without bfloat16, by estimate from some of its tables. `--only`
+chooses tables, `--steps` shortens all of them. What the printed tables took in all is said at the end, from the records
+of their stages.
 """
 
 from __future__ import annotations
