@@ -77,7 +77,8 @@ def pipeline(
         retriever: The dual encoder that the passages were indexed with.
         ranker: The cross-encoder that re-orders the candidates.
         store: The folder that `rocketqa index` wrote.
-        reader: For `extractive`: a question-answering model, such as `rocketqa train-reader` writes.
+        reader: For `extractive`: a question-answering model, such as `rocketqa train-reader` writes. It takes all
+            windows of a question's passages at once: split documents of many pages before they are indexed.
         generator: For `rag`: the class of the chat generator, with its module; Haystack's OpenAIChatGenerator by
             default.
         generator_options: For `rag`: what the class is initialised with, such as {"model": "...", "api_base_url":

@@ -28,7 +28,7 @@ class Judgement:
     """A line for a person to look at.
 
     Attributes:
-        label: 1 or 0; None where nobody has said yet.
+        label: 1 or 0, what a person has said in an earlier round; None where it is for the next one to say.
         probability: The re-ranker's; None where it is not asked.
         why: Why the line is there.
     """
@@ -72,10 +72,11 @@ def find_doubts(
     for query_id, row in probabilities.items():
         right = set(positives[query_id])
         for id, probability in row.items():
-            doubtful = probability < below if id in right else probability > above and id not in judged[query_id]
-            if doubtful and id not in decided.get(query_id, {}):
-                label, why, sure = (1, LABELLED, 1 - probability) if id in right else (None, UNLABELLED, probability)
-                found.append((sure, Judgement(query_id, id, label, probability, why, queries[query_id], corpus[id])))
+            if id in decided.get(query_id, {}) or judged[query_id].get(id, 1) <= 0:
+                continue
+            if probability < below if id in right else probability > above:
+                why, sure = (LABELLED, 1 - probability) if id in right else (UNLABELLED, probability)
+                found.append((sure, Judgement(query_id, id, None, probability, why, queries[query_id], corpus[id])))
     return [judgement for _, judgement in sorted(found, key=lambda one: -one[0])]
 
 

@@ -19,7 +19,7 @@ from rocketqa_haystack.evaluation import iterate_run, measure, read_run, write_r
 from trainers.calibration import probabilities
 from trainers.mining import PASSAGES, read_vectors
 from trainers.recipes.candidates import Calibrate, Encode, Runs, Score
-from trainers.recipes.corrections import Judgement, decisions, find_doubts, write_judgements
+from trainers.recipes.corrections import LABELLED, Judgement, decisions, find_doubts, write_judgements
 from trainers.recipes.groups import temperature
 from trainers.recipes.plan import File, Model, Stage
 from trainers.recipes.questions import Asked, Data, known_by_query
@@ -212,13 +212,16 @@ class Deliver(Stage):
         # A file that a person has changed is that person's, and may be what this run was made with.
         delivered = _delivered(run.folder)
         paths = (run.folder / f"judgements{which}.tsv" for which in chain([""], map("-{}".format, count(2))))
+        own = run.recipe.judgements.resolve() if run.recipe.judgements else None
         path = next(
-            path for path in paths if not path.exists() or delivered.get(path.name) in (UNFINISHED, File(path).key)
+            path
+            for path in paths
+            if not path.exists() or (delivered.get(path.name) in (UNFINISHED, File(path).key) and path.resolve() != own)
         )
         write_json(run.folder / DELIVERED, {**delivered, path.name: UNFINISHED})
         write_judgements(path, [*doubts, *decisions(decided, asked, corpus)])
         write_json(run.folder / DELIVERED, {**delivered, path.name: File(path).key})
-        labelled = sum(doubt.label is not None for doubt in doubts)
+        labelled = sum(doubt.why == LABELLED for doubt in doubts)
         summary = {"file": path.name, "labelled": labelled, "unlabelled": len(doubts) - labelled}
         return summary, doubts[:SHOWN]
 

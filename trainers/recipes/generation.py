@@ -170,7 +170,10 @@ class RoundTrip(Stage):
             self.generated.questions(run), ranked, found, rank=self.rank, above=self.above, held_out=measured
         )
         if not questions:
-            raise DataError(f"no generated question survived the round trip ({kept})")
+            raise DataError(
+                f"no generated question survived the round trip ({kept}); more passages, a larger rank or a re-ranker "
+                "that can rank already may help"
+            )
         # A passage's questions stay together: one for dev would be learned from another one of its passage.
         passages = list(dict.fromkeys(question.passage_id for question in questions))
         held = np.random.default_rng(self.seed).permutation(len(passages))[: int(self.dev_share * len(passages))]

@@ -75,7 +75,7 @@ class Data(Stage):
             dev = dev or _read_judged(made / "dev.tsv")
         corpus = run.corpus(self.corpus)
         decided, corrected = self._correct(queries, corpus, train, dev, test)
-        self._check(queries, corpus, {**train, **dev, **test})
+        self._check(queries, corpus, train, {**train, **dev, **test})
         # What is measured on must not have decided anything, under another id or in capitals either.
         tested = {question_key(queries[id]) for id in test}
         shared, dev = len(dev), {id: judged for id, judged in dev.items() if question_key(queries[id]) not in tested}
@@ -114,7 +114,7 @@ class Data(Stage):
             judged[id] = decided.setdefault(query_id, {})[id] = grade
         return decided, corrected
 
-    def _check(self, queries: Mapping[str, str], corpus: Mapping[str, Passage], qrels: Qrels) -> None:
+    def _check(self, queries: Mapping[str, str], corpus: Mapping[str, Passage], train: Qrels, qrels: Qrels) -> None:
         """Refuses what a later stage would stop at, when much has been done."""
         for kind, file, ids in (("passage", self.corpus, corpus), ("query", self.queries, qrels)):
             if file and (unusable := next((id for id in ids if len(id.split()) != 1), None)) is not None:
@@ -122,13 +122,13 @@ class Data(Stage):
                     f"{file.path}: the {kind} id {unusable!r} has white space, which a TREC run cannot hold"
                 )
         for query_id, judged in qrels.items():
+            if (missing := next((id for id in judged if id not in corpus), None)) is not None:
+                raise DataError(f"passage {missing!r}, judged for query {query_id!r}, is not in {self.corpus.path}")
+        for query_id, judged in train.items():
             if not queries[query_id].strip():
-                raise DataError(f"query {query_id!r}, which has judgements, is empty")
-            for id, grade in judged.items():
-                if id not in corpus:
-                    raise DataError(f"passage {id!r}, judged for query {query_id!r}, is not in {self.corpus.path}")
-                if grade > 0 and not f"{corpus[id].title}{corpus[id].text}".strip():
-                    raise DataError(f"{self.corpus.path}: passage {id!r}, judged relevant for {query_id!r}, is empty")
+                raise DataError(f"query {query_id!r}, which is to be trained on, is empty")
+            if (empty := next((id for id in positives(judged) if corpus[id].is_empty()), None)) is not None:
+                raise DataError(f"{self.corpus.path}: passage {empty!r}, judged relevant for {query_id!r}, is empty")
 
     def _held_out(self, questions: set[str]) -> set[str]:
         """Some for dev: the same ones as before when a question comes or goes, but for one."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields, is_dataclass
 from difflib import get_close_matches
 from importlib.util import find_spec
+from itertools import islice
 from math import inf
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +14,7 @@ import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from rocketqa_haystack.data import DataError
-from rocketqa_haystack.evaluation import DEFAULT_MEASURES, RunFile
+from rocketqa_haystack.evaluation import DEFAULT_MEASURES, iterate_run
 from trainers.losses import JointLossSettings
 from trainers.recipes.plan import WITHOUT_EFFECT
 from trainers.sampling import Thresholds
@@ -414,7 +415,7 @@ def check_recipe(recipe: Recipe, processes: int) -> None:
         raise RecipeError("splits: dev and test are the same; what is chosen on dev must not be measured on it")
     if recipe.mining.run:
         try:
-            RunFile(recipe.mining.run)
+            list(islice(iterate_run(recipe.mining.run), 10))  # the rest of it when it is read
         except DataError as error:
             raise RecipeError(f"mining.run: {error}") from error
     if recipe.output.exists() and not recipe.output.is_dir():
