@@ -13,6 +13,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -91,6 +92,44 @@ def test_filters_narrow_the_search_and_the_fields_to_filter_on_are_listed(retrie
     status, content, _ = retrieval.call("/ask/run", {"question": "bada", "filters": {"operator": "??"}})
     assert (status, content["error"]["status"]) == (422, 422)
     assert "filters make no sense" in content["error"]["message"]
+
+
+def test_passages_are_kept_for_feedback_as_far_as_there_is_room(
+    write_folder: WriteFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with running(write_folder()) as service:
+
+        def can_be_voted_on(reply: dict[str, Any]) -> bool:
+            vote = {"reply_id": reply["id"], "passage_id": reply["passages"][0]["id"], "vote": "up"}
+            return service.call("/feedback", vote)[0] == 200
+
+        first = service.ask("bada")
+        shown = sum(len(passage["title"]) + len(passage["text"]) for passage in first["passages"])
+        monkeypatch.setattr("rocketqa_haystack.serving.app.KEPT_CHARACTERS", 2 * shown)
+        others = [service.ask("bada") for _ in range(2)]
+        assert [can_be_voted_on(reply) for reply in (first, *others)] == [False, True, True]
+        monkeypatch.setattr("rocketqa_haystack.serving.app.KEPT_CHARACTERS", 1)
+        last = service.ask("bada")
+        assert [can_be_voted_on(reply) for reply in (*others, last)] == [False, False, True]
+
+
+def test_a_listing_of_fields_that_takes_long_is_kept_long(retrieval: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    now, listed = 0.0, []
+
+    def list_fields() -> list[Any]:
+        nonlocal now
+        listed.append(now)
+        now += 10
+        return []
+
+    clock = SimpleNamespace(monotonic=lambda: now, perf_counter=time.perf_counter)
+    monkeypatch.setattr("rocketqa_haystack.serving.asking.time", clock)
+    monkeypatch.setattr(retrieval.asking, "_fields", None)
+    monkeypatch.setattr(retrieval.asking, "_list_fields", list_fields)
+    for moment in (0.0, 11.0, 209.0, 211.0):
+        now = moment
+        retrieval.asking.fields()
+    assert listed == [0.0, 211.0]
 
 
 def test_filters_within_filters_have_an_end(retrieval: Service) -> None:

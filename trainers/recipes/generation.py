@@ -39,8 +39,22 @@ from trainers.sampling import question_key
 PASSAGES = 16
 
 
+class Generated(Node):
+    """Questions that were made from passages, as a set of questions with judgements."""
+
+    def questions(self, run: Run) -> list[GeneratedQuestion]:
+        """Those that are not empty and that one passage only gave."""
+        raise NotImplementedError
+
+    def sets(self, run: Run) -> dict[str, dict[str, str]]:
+        return {"generated": {question.id: question.text for question in self.questions(run)}}
+
+    def judged(self, run: Run) -> dict[str, Qrels]:
+        return {"generated": {question.id: {question.passage_id: 1} for question in self.questions(run)}}
+
+
 @dataclass(frozen=True, eq=False)
-class Generate(Stage):
+class Generate(Generated, Stage):
     """Questions made from passages, each with its passage."""
 
     corpus: File
@@ -99,21 +113,14 @@ class Generate(Stage):
         return questions, kept
 
     def questions(self, run: Run) -> list[GeneratedQuestion]:
-        """Those that are not empty and that one passage only gave."""
         return self._different(run)[0]
-
-    def sets(self, run: Run) -> dict[str, dict[str, str]]:
-        return {"generated": {question.id: question.text for question in self.questions(run)}}
-
-    def judged(self, run: Run) -> dict[str, Qrels]:
-        return {"generated": {question.id: {question.passage_id: 1} for question in self.questions(run)}}
 
     def count(self, sizes: Sizes) -> int:
         return sizes.generated
 
 
 @dataclass(frozen=True, eq=False)
-class Half(Node):
+class Half(Generated):
     """The generated questions of every other passage: those of the first, or those of the second."""
 
     generated: Generate
@@ -124,16 +131,9 @@ class Half(Node):
         return f"{self.generated.key} half {self.number}"
 
     def questions(self, run: Run) -> list[GeneratedQuestion]:
-        """As `Generate.questions`."""
         questions = self.generated.questions(run)
         passages = set(list(dict.fromkeys(question.passage_id for question in questions))[self.number :: 2])
         return [question for question in questions if question.passage_id in passages]
-
-    def sets(self, run: Run) -> dict[str, dict[str, str]]:
-        return {"generated": {question.id: question.text for question in self.questions(run)}}
-
-    def judged(self, run: Run) -> dict[str, Qrels]:
-        return {"generated": {question.id: {question.passage_id: 1} for question in self.questions(run)}}
 
     def count(self, sizes: Sizes) -> int:
         return sizes.generated // 2
