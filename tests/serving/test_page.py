@@ -220,12 +220,13 @@ def test_the_keyboard_stays_where_a_person_has_gone(retrieval: Service, open_pag
     for elsewhere in (True, False):
         thumb.focus()
         page.keyboard.press("Enter")
-        page.wait_for_function("document.querySelector('.votes button').disabled")
+        playwright.expect(thumb).to_be_disabled()
         if elsewhere:
             page.get_by_label("Your question").focus()
-        page.wait_for_timeout(50)
+        while not held:
+            page.wait_for_timeout(10)
         held.pop().fulfill(body='{"recorded": true}', content_type="application/json")
-        page.wait_for_function("!document.querySelector('.votes button').disabled")
+        playwright.expect(thumb).to_be_enabled()
         active = page.evaluate("document.activeElement.id || document.activeElement.getAttribute('aria-label')")
         assert active == ("question" if elsewhere else "Yes, this answers it")
 
