@@ -96,17 +96,18 @@ def train_retriever(model: Path, collection: Path, output: Path, options: dict[s
 def train_sharded(kind: str, model: Path, reranker: Path, collection: Path, output: Path) -> None:
     """Trains with weights that are spread over the processes, as `accelerate launch --use_fsdp` asks for it."""
     os.environ.update(ACCELERATE_USE_FSDP="true", FSDP_VERSION="2", FSDP_CPU_RAM_EFFICIENT_LOADING="true")
-    if kind in ("retriever", "joint"):
-        os.environ["FSDP_AUTO_WRAP_POLICY"] = "TRANSFORMER_BASED_WRAP"
+    if kind in ("worse", "new head"):
+        os.environ["FSDP_AUTO_WRAP_POLICY"] = "NO_WRAP"
     train_kind(kind, model, reranker, collection, output)
 
 
 def train_kind(kind: str, model: Path, reranker: Path, collection: Path, output: Path) -> None:
     """A short run of one of the trainers without dropout, with a last batch that leaves a process nothing to do."""
     import torch
+    from made_up_answers import made_up
 
     from rocketqa_haystack.data import groups_from_collection, load_collection
-    from trainers import CrossEncoderTrainer, DualEncoderTrainer, JointTrainer, TrainingSettings
+    from trainers import CrossEncoderTrainer, DualEncoderTrainer, JointTrainer, ReaderTrainer, TrainingSettings
 
     train, dev = load_collection(collection, "train"), load_collection(collection, "dev")
     groups = groups_from_collection(train, {id: [f"p{(int(id[1:]) + 7) % 48}"] for id in train.queries})[:9]
@@ -121,8 +122,12 @@ def train_kind(kind: str, model: Path, reranker: Path, collection: Path, output:
         "new head": lambda: CrossEncoderTrainer(model, groups, settings=settings, loss="listwise"),
         "reranker": lambda: CrossEncoderTrainer(reranker, groups[:5] + groups[:4], settings=settings, negatives=1),
         "joint": lambda: JointTrainer(model, reranker, groups, settings=settings, list_length=2, contrastive_weight=1),
+        "reader": lambda: ReaderTrainer(model, made_up(9, seed=0), dev=made_up(4, seed=1), settings=settings),
     }[kind]()
-    encoders = [trainer.retriever.encoder, trainer.reranker] if kind == "joint" else [trainer.encoder]
+    if kind == "joint":
+        encoders = [trainer.retriever.encoder, trainer.reranker]
+    else:
+        encoders = [trainer.reader if kind == "reader" else trainer.encoder]
     for encoder in encoders:
         for module in encoder.model.modules():
             if isinstance(module, torch.nn.Dropout):

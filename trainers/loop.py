@@ -206,8 +206,10 @@ class _Run:
         self._models = {name: encoder.model for name, encoder in task.encoders.items()}
         for model in self._models.values():
             prepare(model, settings, accelerator.device)
-        # Sharded models cannot be made whole again, but their weights can be put into others.
-        self._whole = deepcopy(self._models) if sharding_asked_for(accelerator) else None
+        # Sharded models cannot be made whole again, but their weights can be put into others, which wait on the CPU.
+        self._whole: dict[str, Any] | None = None
+        if sharding_asked_for(accelerator):
+            self._whole = {name: deepcopy(model).to("cpu") for name, model in self._models.items()}
         if self._whole is not None:
             for model in self._models.values():
                 shard(model, accelerator)
@@ -281,6 +283,7 @@ class _Run:
                 weights = {key: whole_tensor(p) for key, p in model.named_parameters()}
                 model = self._whole[name]
                 _copy(weights, dict(model.named_parameters()))
+                model.to(self.task.accelerator.device)
                 self.task.encoders[name].model = model
             restore(model)
             model.eval()

@@ -192,7 +192,8 @@ class ReaderTrainer:
         found = [(passage, window) for passage in passages for window in self._windows(query, passage)]
         if not found:
             return "", float("-inf")
-        with torch.inference_mode():
+        # Not in inference mode: sharded weights are put together in tensors that training uses again.
+        with torch.no_grad():
             start, end = self._logits([window for _, window in found])
         scores = (start[:, :, None] + end[:, None, :]).masked_fill(
             ~torch.ones(start.shape[1], start.shape[1], dtype=torch.bool, device=start.device).triu(), 2 * NOWHERE
