@@ -12,7 +12,7 @@ its whole call of train(). Takes about two minutes a round for each table on 2 C
   CrossEncoderTrainer with BinaryCrossEntropyLoss. JointTrainer takes the same pairs as lists of four, 8 lists a batch,
   and trains a retriever on them too, which the peer does not.
 
-Where the processor computes bfloat16 natively, our sides do, and the peers run with bf16=True as well; elsewhere all
+Where the device computes bfloat16 natively, our sides do, and the peers run with bf16=True as well; elsewhere all
 compute in float32.
 """
 
@@ -25,7 +25,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-import torch
 from datasets import Dataset
 from sentence_transformers import (
     CrossEncoder,
@@ -44,6 +43,7 @@ from rocketqa_haystack.data import Collection, Passage, TrainingGroup, groups_fr
 from rocketqa_haystack.encoders.packaged import small_encoder
 from rocketqa_haystack.encoders.precision import computes_bfloat16
 from trainers import CrossEncoderTrainer, DualEncoderTrainer, JointTrainer, TrainingSettings
+from trainers.loop import start_accelerator
 
 BATCH_SIZE = 32
 MAX_LENGTH = 256
@@ -78,8 +78,9 @@ def main() -> None:
 def peers(train: Callable[..., None]) -> dict[str, Side]:
     """The peer's default, and with our precision where that is another."""
     sides: dict[str, Side] = {"sentence-transformers, defaults": train}
-    if computes_bfloat16(torch.device("cpu")):
-        sides["sentence-transformers, bf16=True"] = lambda: train(bf16=True, use_cpu=True)
+    device = start_accelerator().device
+    if computes_bfloat16(device):
+        sides["sentence-transformers, bf16=True"] = lambda: train(bf16=True, use_cpu=device.type == "cpu")
     return sides
 
 

@@ -136,3 +136,19 @@ def train_kind(kind: str, model: Path, reranker: Path, collection: Path, output:
             # A softmax is blind to them: their gradient is rounding, of which AdamW makes steps of full length.
             parameter.requires_grad_("key.bias" not in name and not (kind == "joint" and "classifier.bias" in name))
     trainer.train(output)
+
+
+def count_encodings(arguments: list[str], counted: Path) -> None:
+    """Runs a command, with a line in a file for each time that passages are encoded."""
+    from rocketqa_haystack import DualEncoder
+    from rocketqa_haystack.cli.main import main
+
+    encode = DualEncoder.encode_passages
+
+    def encode_and_count(*args: Any, **kwargs: Any) -> Any:
+        with counted.open("a") as file:
+            file.write("encoded\n")
+        return encode(*args, **kwargs)
+
+    DualEncoder.encode_passages = encode_and_count  # type: ignore[method-assign]
+    assert main(arguments) == 0

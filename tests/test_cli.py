@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from killed_training import count_encodings, finish, start
 
 from rocketqa_haystack import DualEncoder, FAISSDocumentStore
 from rocketqa_haystack.cli import index as index_command
@@ -170,6 +171,17 @@ def test_the_trainers_write_models_that_evaluate_takes(
     capsys.readouterr()
     assert run("evaluate", collection_folder, "--model", retriever, "--ranker", ranker, "--bm25", "false") == 0
     assert "retriever + re-ranker" in capsys.readouterr().out
+
+
+def test_of_several_processes_one_searches_for_negatives(
+    collection_folder: Path, encoder_folder: Path, tmp_path: Path
+) -> None:
+    options = ["--model", encoder_folder, "--retriever", encoder_folder, "--data", collection_folder]
+    options += ["--output", tmp_path / "out", "--candidates", 6, "--negatives", 2, "--show-progress", "false"]
+    arguments = ["train-cross-encoder", *map(str, options)]
+    finish(start(count_encodings, arguments, tmp_path / "counted", processes=2))
+    assert (tmp_path / "counted").read_text() == "encoded\n"
+    assert (tmp_path / "out" / "model.safetensors").is_file()
 
 
 def test_a_printed_configuration_is_a_configuration(

@@ -19,6 +19,10 @@ from trainers.gathering import most_of_all_processes
 from trainers.replay import replayed
 from trainers.sharding import is_sharded
 
+#: The most tokens whose activations gradient caching keeps at a time: fewer than a GPU likes in a forward pass alone,
+#: where those of all layers need not be kept.
+REPLAYED_TOKENS = 8_192
+
 
 def forward_in_batches(
     model: BaseModel,
@@ -81,7 +85,8 @@ def forward_tokens(
     def forward(batch: NDArray[np.int64]) -> Tensor:
         return run(tokens.features(batch, device))
 
-    batches = list(tokens.batches(token_budget_for(device)))
+    budget = token_budget_for(device)
+    batches = list(tokens.batches(min(budget, REPLAYED_TOKENS) if replay else budget))
     calls: list[Callable[[], Tensor]] = [partial(forward, batch) for batch in batches]
     if is_sharded(model):
         # Sharded weights are put together by all processes, for each batch: those with fewer batches go along.

@@ -7,11 +7,16 @@ with B queries take the step of one process with N·B, with no communication in 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import TypeVar
 
 import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from torch import Tensor, distributed
 from torch.distributed.tensor import DTensor
+
+Value = TypeVar("Value")
 
 
 def gather_rows(local: Tensor) -> Tensor:
@@ -36,6 +41,12 @@ def gather_rows(local: Tensor) -> Tensor:
     rows = [part[: int(count)] for part, count in zip(gathered, counts, strict=True)]
     rows[rank] = local
     return torch.cat(rows)
+
+
+def made_once(accelerator: Accelerator, make: Callable[[], Value]) -> Value:
+    """What the main process makes, for all processes, which wait for it."""
+    value: Value = broadcast_object_list([make() if accelerator.is_main_process else None])[0]
+    return value
 
 
 def sum_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:

@@ -122,11 +122,19 @@ class Task:
     description: str = "Training"
 
     @property
+    def precision(self) -> str:
+        """That of the forward pass: `bf16` or `no`."""
+        chosen = self.settings.mixed_precision
+        if chosen == "auto":
+            return "bf16" if computes_bfloat16(self.accelerator.device) else "no"
+        return chosen
+
+    @property
     def identity(self) -> dict[str, Any]:
         """All that decides what comes out of the run."""
         return {
             "options": dict(self.options),
-            "settings": self.settings.with_effect(),
+            "settings": {**self.settings.with_effect(), "mixed_precision": self.precision},
             "data": dict(self.data),
             "weights": {name: fingerprints.of_weights(encoder.model) for name, encoder in self.encoders.items()},
             "processes": self.accelerator.num_processes,
@@ -224,7 +232,7 @@ class _Run:
             warmup_ratio=settings.warmup_ratio,
             total=self._total,
         )
-        self._autocast = _autocast(settings, accelerator.device)
+        self._autocast = torch.autocast(accelerator.device.type, dtype=torch.bfloat16, enabled=task.precision == "bf16")
         times = settings.evaluations if task.evaluate else 0
         self._evaluated = {round(self._total * (i + 1) / times) for i in range(times)}
         self._measures: list[tuple[int, float]] = []
@@ -363,14 +371,6 @@ def _copy(weights: Mapping[str, Tensor], parameters: Mapping[str, nn.Parameter])
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(shard_like(weights[name], parameter))
-
-
-def _autocast(settings: TrainingSettings, device: torch.device) -> torch.autocast:
-    """The precision of the forward pass."""
-    chosen = settings.mixed_precision
-    if chosen == "auto":
-        chosen = "bf16" if computes_bfloat16(device) else "no"
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=chosen == "bf16")
 
 
 def _places(encoders: Mapping[str, Encoder], output: Path) -> dict[str, Path]:

@@ -120,7 +120,9 @@ def dense_search(encoder: DualEncoder, vectors: Path, ids: Sequence[str], k: int
         places = np.empty((len(queries), 0), dtype=np.int64)
         start = 0
         for part in read_vectors(vectors):
-            found, positions = exact_search(query_vectors, part, k, similarity=encoder.similarity)
+            found, positions = exact_search(
+                query_vectors, part, k, similarity=encoder.similarity, device=encoder.model.device
+            )
             scores, places = np.hstack([scores, found]), np.hstack([places, positions + start])
             best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
             scores, places = np.take_along_axis(scores, best, 1), np.take_along_axis(places, best, 1)
@@ -273,7 +275,7 @@ def mine_groups(
         show_progress: Whether to show progress bars.
     """
     run = retrieve(encoder, collection.corpus, collection.queries, k, vectors=vectors, show_progress=show_progress)
-    return groups_from_collection(collection, {query_id: list(scores) for query_id, scores in run.items()})
+    return groups_from_collection(collection, run)
 
 
 def mine_distractors(

@@ -20,7 +20,8 @@ class TrainingSettings:
         weight_decay: AdamW's, on all weights but biases and layer norms.
         max_grad_norm: Longest gradient; longer ones are scaled down to it.
         mixed_precision: `bf16`, `no`, or `auto`: bf16 where the device computes it natively. Weights stay float32.
-        seed: Of the order, the sampling and the dropout. The same seed on the same machine gives the same weights.
+        seed: Of the order, the sampling and the dropout. On CPUs the same seed on the same machine gives the
+            same weights.
         gradient_accumulation: Batches of a step, gone through one after another. Negatives come from a batch, not from
             a step: for more of them, choose a larger batch and gradient caching.
         gradient_caching: Keep the activations of one forward pass of some thousand tokens at a time, and run each once

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +14,8 @@ from rocketqa_haystack.data import (
     groups_from_collection,
     load_collection,
 )
+from rocketqa_haystack.encoders import DualEncoder
+from rocketqa_haystack.evaluation import Run, retrieve
 from trainers import (
     CrossEncoderTrainer,
     DualEncoderTrainer,
@@ -20,8 +23,9 @@ from trainers import (
     JointTrainer,
     TrainingResult,
     TrainingSettings,
-    mine_groups,
 )
+from trainers.gathering import made_once
+from trainers.loop import start_accelerator
 
 
 def train_dual_encoder(
@@ -106,9 +110,6 @@ def train_cross_encoder(
             runs need not read it again.
         skip_bad_lines: Leave out the file's bad lines, and say how many, instead of refusing it.
     """
-    from rocketqa_haystack.encoders import DualEncoder
-    from rocketqa_haystack.evaluation import retrieve
-
     if data.is_dir() != (retriever is not None):
         raise ValueError(
             f"{data} is a BEIR folder: name a retriever to find negatives with"
@@ -124,11 +125,10 @@ def train_cross_encoder(
     else:
         _refuse_file_options(data, data_cache, skip_bad_lines)
         collection, dev = load_collection(data, "train"), _dev(data)
-        encoder = DualEncoder.from_pretrained(retriever)
-        progress = settings.show_progress
-        vectors = encoder.encode_passages(list(collection.corpus.values()), show_progress=progress)
-        groups = mine_groups(encoder, collection, candidates, vectors=vectors, show_progress=progress)
-        run = retrieve(encoder, dev.corpus, dev.queries, candidates, vectors=vectors) if dev is not None else None
+        parts = [collection] if dev is None else [collection, dev]
+        search = partial(_search, retriever, parts, candidates, show_progress=settings.show_progress)
+        found, *runs = made_once(start_accelerator(), search)
+        groups, run = groups_from_collection(collection, found), runs[0] if runs else None
     trainer = CrossEncoderTrainer(
         model,
         groups,
@@ -208,6 +208,15 @@ def train_joint(
     )
     _announce(groups, trainer)
     report(trainer.train(output), output, trainer)
+
+
+def _search(retriever: str, parts: Sequence[Collection], k: int, *, show_progress: bool) -> list[Run]:
+    """The retriever's top k for the questions of collections that share a corpus."""
+    encoder = DualEncoder.from_pretrained(retriever)
+    vectors = encoder.encode_passages(list(parts[0].corpus.values()), show_progress=show_progress)
+    return [
+        retrieve(encoder, part.corpus, part.queries, k, vectors=vectors, show_progress=show_progress) for part in parts
+    ]
 
 
 def _training_data(

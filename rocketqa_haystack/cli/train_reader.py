@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from rocketqa_haystack.cli.train import report
 from rocketqa_haystack.data import AnsweredCollection, load_answered_collection, load_squad
 from rocketqa_haystack.encoders import DualEncoder
 from trainers import ReaderTrainer, TrainingSettings, mine_distractors
+from trainers.gathering import made_once
+from trainers.loop import start_accelerator
 
 
 def train_reader(
@@ -54,13 +58,11 @@ def train_reader(
     elif dev is not None:
         dev_data = load_squad(dev)
     parts = [part for part in (train_data, dev_data if settings.evaluations else None) if part is not None]
-    encoder = DualEncoder.from_pretrained(retriever) if retriever is not None and negatives else None
-    questions = [
-        part.questions(
-            mine_distractors(encoder, part, candidates, show_progress=settings.show_progress) if encoder else None
-        )
-        for part in parts
-    ]
+    distractors: Sequence[dict[str, list[str]] | None] = [None] * len(parts)
+    if retriever is not None and negatives:
+        mine = partial(_mine, retriever, parts, candidates, show_progress=settings.show_progress)
+        distractors = made_once(start_accelerator(), mine)
+    questions = [part.questions(found) for part, found in zip(parts, distractors, strict=True)]
     trainer = ReaderTrainer(
         model,
         questions[0],
@@ -77,3 +79,10 @@ def train_reader(
         left_out = len(train_data.collection.queries) - len(questions[0])
         print(f"; {left_out:,} left out: no answer string in their passage" if left_out else "")
     report(trainer.train(output), output, trainer, "exact match")
+
+
+def _mine(
+    retriever: str, parts: Sequence[AnsweredCollection], k: int, *, show_progress: bool
+) -> list[dict[str, list[str]]]:
+    encoder = DualEncoder.from_pretrained(retriever)
+    return [mine_distractors(encoder, part, k, show_progress=show_progress) for part in parts]

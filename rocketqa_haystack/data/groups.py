@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from rocketqa_haystack.data.beir import Collection
@@ -22,13 +22,13 @@ class TrainingGroup:
 
 
 def groups_from_collection(
-    collection: Collection, negatives: Mapping[str, Sequence[str]] | None = None
+    collection: Collection, negatives: Mapping[str, Iterable[str]] | None = None
 ) -> list[TrainingGroup]:
     """One group for each question with at least one relevant passage.
 
     Args:
         collection: The passages, questions and judgements.
-        negatives: Ids of negative passages by query id, such as a retriever's top k. Passages that are judged relevant
+        negatives: Ids of negative passages by query id, such as a retriever's run. Passages that are judged relevant
             for the question are left out of its negatives.
     """
     corpus = collection.corpus

@@ -261,8 +261,12 @@ def test_searches_go_to_the_gpu_where_they_can(monkeypatch: pytest.MonkeyPatch) 
             self.index, self.ntotal = index, index.ntotal
 
         def search(self, queries: np.ndarray, top_k: int, params: Any) -> Any:
+            assert top_k <= 2048
+            assert params is None or (params.sel is None and params.max_codes == 0 and params.nprobe <= 2048)
             searches.append(len(queries))
-            return self.index.search(queries, top_k, params=params)
+            found = self.index.search(queries, self.ntotal, params=params)
+            order = np.lexsort((-found[1], -found[0]))[:, :top_k]  # of equal scores the last ones
+            return tuple(np.take_along_axis(each, order, 1) for each in found)
 
     monkeypatch.setattr(faiss, "StandardGpuResources", lambda: "resources", raising=False)
     monkeypatch.setattr(faiss, "get_num_gpus", lambda: 1, raising=False)
@@ -277,6 +281,18 @@ def test_searches_go_to_the_gpu_where_they_can(monkeypatch: pytest.MonkeyPatch) 
         searches.clear()
         assert recall(store, "inner_product", range(1, COUNT)) == 1
         assert not searches
+    with FAISSDocumentStore(gpu=True) as store:  # of equal scores the vector written first comes first
+        store.write_vectors(documents(range(COUNT)), np.repeat(VECTORS[:1], COUNT, axis=0))
+        assert [found.id for found in store.embedding_retrieval(VECTORS[0], top_k=3)] == ["0", "1", "2"]
+        assert searches
+    near = 1 + 1e-4 * VECTORS[:COUNT]  # lost in |q|² - 2qv + |v|²
+    with FAISSDocumentStore(gpu=True, similarity="l2") as store:
+        store.write_vectors(documents(range(COUNT)), near)
+        assert [store.embedding_retrieval(vector, top_k=1)[0].id for vector in near[:9]] == [str(n) for n in range(9)]
+    with FAISSDocumentStore(gpu=True, index="IVF4,Flat") as store:
+        store.write_vectors(documents(range(COUNT)), VECTORS[:COUNT])
+        for parameters in ({"nprobe": 4}, {"nprobe": 4_096}, {"max_codes": 10}):
+            store.embedding_retrieval(QUERIES[0], search_parameters=parameters)
 
 
 def test_without_faiss_the_extras_are_named_and_nothing_is_made(

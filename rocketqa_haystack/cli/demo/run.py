@@ -117,7 +117,7 @@ def build(output: Path, collections: Mapping[str, Collection], encoder: Path, se
     mined = retrieve(retriever, corpus, train.queries, CANDIDATES, vectors=vectors, show_progress=True)
     CrossEncoderTrainer(
         encoder,
-        groups_from_collection(train, {query_id: list(scores) for query_id, scores in mined.items()}),
+        groups_from_collection(train, mined),
         settings=TrainingSettings(seed=seed, **RANKER),  # type: ignore[arg-type]
         negatives=NEGATIVES,
         max_length=PAIR_LENGTH,

@@ -9,7 +9,7 @@ from tqdm.auto import tqdm
 
 from rocketqa_haystack.document_stores.faiss.database import Database, State
 from rocketqa_haystack.document_stores.faiss.filters import Condition
-from rocketqa_haystack.document_stores.faiss.gpu import GPU, MOST_RESULTS
+from rocketqa_haystack.document_stores.faiss.gpu import GPU
 from rocketqa_haystack.document_stores.faiss.index_types import (
     ENOUGH_POINTS,
     EVERY_LIST,
@@ -133,7 +133,9 @@ class VectorIndex:
                 count = self._count
                 self._clear()
                 raise database.damage(f"it has {count} vectors, but should have {state.vectors}")
-            self._searched = self._inner if self._gpu is None else self._gpu.copy(self._inner)
+            self._searched = self._inner  # the copy of before goes first: a GPU might not hold two
+            if self._gpu is not None:
+                self._searched = self._gpu.copy(self._inner)
         self._generation = state.generation
 
     def search(
@@ -305,8 +307,8 @@ class VectorIndex:
         return selected & self._live
 
     def _search_all(self, queries: np.ndarray, top_k: int, parameters: dict[str, Any]) -> list[list[Hit]]:
-        index = self._inner if self._removed or top_k > MOST_RESULTS else self._searched
-        exact = is_exact(index)
+        index = self._inner if self._removed else self._searched
+        exact = is_exact(self._inner)
         if self._removed and self._selects:
             chosen = search_parameters(index, parameters, self._live)
             return self._hits(index, self._numbers, queries, top_k, chosen, exact=exact)
