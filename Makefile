@@ -21,9 +21,9 @@ lint: .venv/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Run on an otherwise idle machine; COLLECTION is a folder in BEIR layout.
-COLLECTION ?= ../shared/data/squad
+# Run on an otherwise idle machine: make bench COLLECTION=FOLDER, in BEIR layout.
 bench: .venv/.installed-dev
+	@test -n "$(COLLECTION)" || { echo "make bench COLLECTION=FOLDER, a collection in BEIR layout"; exit 2; }
 	$(BIN)/python benchmarks/encode.py $(COLLECTION)
 	$(BIN)/python benchmarks/rank.py $(COLLECTION)
 	$(BIN)/python benchmarks/train.py $(COLLECTION)

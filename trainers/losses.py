@@ -96,7 +96,7 @@ def reader_loss(
     2. the selection loss: the first passage against all others and "no answer", and "no answer" against those others,
        so that 0 divides passages that answer from passages that don't, whatever the question.
 
-    DPR (Karpukhin et al., 2020, section 6.2) has a selection score of its own, from the first token. Here it comes from
+    DPR (Karpukhin et al., 2020, section 6.1) has a selection score of its own, from the first token. Here it comes from
     the spans' own logits, because readers that compare nothing but spans across passages are to be trained.
 
     Args:

@@ -283,7 +283,7 @@ def mine_distractors(
 ) -> dict[str, list[str]]:
     """The retriever's top k for every question less those passages that hold an answer string, best first.
 
-    They are what a reader will see beside the answer (DPR, section 6.2).
+    They are what a reader will see beside the answer (DPR, section 6.1).
 
     Args:
         encoder: The retriever.

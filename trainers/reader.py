@@ -1,4 +1,4 @@
-"""Training an extractive reader (RocketQA, section 4.2; DPR, section 6.2): the answer's place in one of many texts."""
+"""Training an extractive reader (RocketQA, section 4.2; DPR, section 6.1): the answer's place in one of many texts."""
 
 from __future__ import annotations
 

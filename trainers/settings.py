@@ -14,7 +14,8 @@ class TrainingSettings:
     Args:
         epochs: Times to go through the training data.
         max_steps: Steps to take, whatever the epochs say; 0 takes as many as they have.
-        batch_size: Queries of a step on each process (pairs, for a cross-encoder).
+        batch_size: Queries of a batch on each process: pairs for a pointwise cross-encoder, lists for what learns from
+            lists. A step has `gradient_accumulation` batches.
         learning_rate: Peak of the schedule: a linear rise over the warm-up, then a linear fall to 0.
         warmup_ratio: Share of the steps that the rise takes.
         weight_decay: AdamW's, on all weights but biases and layer norms.

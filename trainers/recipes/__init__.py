@@ -32,7 +32,7 @@ def run_recipe(
 ) -> dict[str, dict[str, dict[str, list[float]]]]:
     """Runs a recipe from where its run folder is: what is done already is not done again.
 
-    Under `accelerate launch` the processes share the work, with the result of a single one.
+    Under `accelerate launch` the processes share the work; docs/recipes.md says what that changes.
 
     ```python
     from trainers import run_recipe

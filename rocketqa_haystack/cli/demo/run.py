@@ -52,7 +52,8 @@ def demo(output: Path = Path("rocketqa-demo"), ask: bool = False, seed: int = 0)
     Builds a corpus from the docstrings of the running Python, measures BM25 and a small untuned encoder on 150
     questions, trains the retriever on 400 others, mines candidates with it, trains the re-ranker on them, measures
     both, and writes a folder with the two models, a document store, and pipeline.yaml, which haystack.Pipeline.load
-    takes. It needs the extras cpu and demo, and takes about six minutes on 2 CPU cores.
+    takes. It needs the extras cpu and demo, and takes about six minutes on 2 CPU cores that
+    compute in bfloat16, and a quarter of an hour or more on others.
 
     Args:
         output: The folder to write. Where a demo is there already, it is not made again.

@@ -13,8 +13,8 @@ class FAISSEmbeddingRetriever:
     """
     Retrieves the documents of a FAISSDocumentStore whose embeddings are most similar to the query's.
 
-    The documents must have been written with embeddings, and the query embedded by the same model. The search is exact:
-    it returns the true top k, filtered or not.
+    The documents must have been written with embeddings, and the query embedded by the same model. Filtered searches
+    are exact, others as exact as the store's type of index, which is so unless another one was asked for.
 
     ### Usage example
     ```python
