@@ -237,6 +237,23 @@ def test_a_printed_configuration_is_a_configuration(
             "passage_max_length is 100, but the model reads 64 tokens at most",
         ),
         (["train-cross-encoder", "--model", "ENCODER", "--data", "COLLECTION", "--output", "OUT"], "name a retriever"),
+        (
+            [
+                "train-cross-encoder",
+                "--model",
+                "ENCODER",
+                "--retriever",
+                "ENCODER",
+                "--data",
+                "no-folder",
+                "--output",
+                "OUT",
+            ],
+            "no-folder: there is no such file or folder",
+        ),
+        (["train-dual-encoder", "--config", "UTF16"], "is no UTF-8 text"),
+        (["index", "EMPTY", "STORE", "--model", "ENCODER"], "no passages"),
+        (["evaluate", "COLLECTION", "--model", "ENCODER", "--run-file", "."], "empty name"),
         (["nonsense"], "nonsense"),
         ([], "subcommand"),
     ],
@@ -252,11 +269,16 @@ def test_a_users_mistake_is_one_sentence_and_exit_code_2(
 ) -> None:
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "corpus.jsonl").write_text("{\n")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "corpus.jsonl").touch()
+    (tmp_path / "utf16.yaml").write_text("epochs: 2\n", encoding="utf-16")
     places = {
         "COLLECTION": collection_folder,
         "ENCODER": encoder_folder,
         "RANKER": ranker_folder,
         "BAD": tmp_path / "bad",
+        "EMPTY": tmp_path / "empty",
+        "UTF16": tmp_path / "utf16.yaml",
         "STORE": tmp_path / "store",
         "OUT": tmp_path / "out",
     }

@@ -213,6 +213,11 @@ async def test_an_async_retriever_over_a_retriever_without_run_async(encoder_fol
     assert (await retriever.run_async(query="mama"))["documents"][0].content == "32 3"
 
 
+def test_halves_of_surrogate_pairs_are_passed_over(encoder_folder: Path) -> None:
+    embedder = RocketQATextEmbedder(model=encoder_folder, device=CPU)
+    assert embedder.run(text="ma\ud800ma") == embedder.run(text="mama")
+
+
 def test_bad_input_is_refused_with_haystacks_kind_of_error(
     encoder_folder: Path, ranker_folder: Path, store: FAISSDocumentStore, tmp_path: Path
 ) -> None:
@@ -239,6 +244,17 @@ def test_bad_input_is_refused_with_haystacks_kind_of_error(
         RocketQARetriever(model=encoder_folder)
     with pytest.raises(TypeError, match="document_store must be a FAISSDocumentStore, but got InMemoryDocumentStore"):
         RocketQARetriever(model=encoder_folder, document_store=InMemoryDocumentStore())  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="meta_fields_to_embed must be a list of names, but got 'title'"):
+        RocketQADocumentEmbedder(model=encoder_folder, meta_fields_to_embed="title")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="meta_fields_to_embed must be a list of names, but got 5"):
+        RocketQARanker(model=ranker_folder, meta_fields_to_embed=5)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="retriever_weight must be a finite number, but got nan"):
+        RocketQARanker(model=ranker_folder, retriever_weight=float("nan"))
+    with pytest.raises(ValueError, match=r"score_threshold must be a finite number, but got '0\.5'"):
+        RocketQARanker(model=ranker_folder, score_threshold="0.5")  # type: ignore[arg-type]
+    weighing = RocketQARanker(model=ranker_folder, device=CPU, retriever_weight=1.0)
+    with pytest.raises(ValueError, match="the score of document 'a' is nan"):
+        weighing.run(query="x", documents=[Document(id="a", content="y", score=float("nan"))])
     with pytest.raises(TypeError, match="model must be a folder or a name"):
         RocketQATextEmbedder(model=None)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="dtype must be one of"):

@@ -45,6 +45,8 @@ def evaluate(
         raise ValueError(f"candidates must be at least 1, but got {candidates}")
     data = load_collection(collection, split)
     measure({}, data.qrels, measures)  # an unknown measure stops here, not after the work
+    if run_file is not None:  # and so does a place that nothing can be written to
+        run_file.with_name(run_file.name).parent.mkdir(parents=True, exist_ok=True)
     retriever = DualEncoder.from_pretrained(model, dtype=dtype, device=device)
     reranker = CrossEncoder.from_pretrained(ranker, dtype=dtype, device=device) if ranker is not None else None
 

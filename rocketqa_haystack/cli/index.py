@@ -65,6 +65,8 @@ def index(
     if index is not None:
         make_index(index, encoder.dimension, encoder.store_similarity)  # a mistake stops here, before the work
     total = sum(1 for _ in read_corpus(file))  # and so does a bad line
+    if not total:
+        raise ValueError(f"{file}: no passages")
     written, present = 0, 0
     with FAISSDocumentStore(path=store, similarity=encoder.store_similarity, index=index) as document_store:
         _check_model(encoder, document_store, store, model)

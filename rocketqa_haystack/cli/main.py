@@ -63,6 +63,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser = make_parser(next((argument for argument in arguments if argument in COMMANDS), None))
     try:
         options = parser.parse_args(arguments)
+    except UnicodeDecodeError as error:
+        print(f"rocketqa: error: a file among the options is no UTF-8 text: {error}", file=sys.stderr)
+        return 2
     except ArgumentError as error:
         print(f"rocketqa: error: {' '.join(str(error).split())}; `rocketqa --help` tells more", file=sys.stderr)
         return 2

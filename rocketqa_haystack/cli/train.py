@@ -110,6 +110,8 @@ def train_cross_encoder(
             runs need not read it again.
         skip_bad_lines: Leave out the file's bad lines, and say how many, instead of refusing it.
     """
+    if not data.exists():
+        raise ValueError(f"{data}: there is no such file or folder")
     if data.is_dir() != (retriever is not None):
         raise ValueError(
             f"{data} is a BEIR folder: name a retriever to find negatives with"

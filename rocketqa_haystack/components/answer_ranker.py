@@ -8,7 +8,7 @@ from typing import Any
 
 from haystack import ExtractedAnswer, component, default_from_dict, default_to_dict
 
-from rocketqa_haystack.components.passages import check_top_k
+from rocketqa_haystack.top_k import check_top_k
 
 # Probabilities are taken for no nearer to 0 and 1 than this: float32 rounds beyond.
 NEAREST = 1e-7

@@ -11,7 +11,7 @@ from haystack import Document, component, default_from_dict, default_to_dict
 from haystack.utils import ComponentDevice, Secret
 
 from rocketqa_haystack.components.model_options import DEFAULT_TOKEN, ModelOptions
-from rocketqa_haystack.components.passages import TITLE_FIELDS, check_documents, to_passages
+from rocketqa_haystack.components.passages import check_documents, check_meta_fields, to_passages
 from rocketqa_haystack.encoders import DualEncoder
 
 
@@ -78,7 +78,7 @@ class RocketQADocumentEmbedder:
         :raises ValueError: If `dtype` is unknown.
         """
         self._options = ModelOptions(model, device, token, dtype, revision, local_files_only, trust_remote_code)
-        self.meta_fields_to_embed = list(TITLE_FIELDS if meta_fields_to_embed is None else meta_fields_to_embed)
+        self.meta_fields_to_embed = check_meta_fields(meta_fields_to_embed)
         self.embedding_separator = embedding_separator
         self.progress_bar = progress_bar
         self._encoder: DualEncoder | None = None

@@ -44,6 +44,18 @@ def check_documents(documents: Any, component: str) -> None:
             raise TypeError(f"{component} expects a list of Documents, but the list has a {type(document).__name__}")
 
 
+def check_meta_fields(fields: list[str] | None) -> list[str]:
+    """The metadata fields to put before a text, by default the title's.
+
+    :raises TypeError: If they are not a list of names.
+    """
+    if fields is None:
+        return list(TITLE_FIELDS)
+    if not isinstance(fields, list | tuple) or not all(isinstance(field, str) for field in fields):
+        raise TypeError(f"meta_fields_to_embed must be a list of names, but got {fields!r}")
+    return list(fields)
+
+
 def check_query(query: Any, component: str) -> None:
     """Refuses what is not a string.
 
@@ -51,12 +63,3 @@ def check_query(query: Any, component: str) -> None:
     """
     if not isinstance(query, str):
         raise TypeError(f"{component} expects a string as the query, but got {type(query).__name__}")
-
-
-def check_top_k(top_k: int) -> None:
-    """Refuses a top_k that is not a number of documents.
-
-    :raises ValueError: With the value given.
-    """
-    if isinstance(top_k, bool) or not isinstance(top_k, int) or top_k <= 0:
-        raise ValueError(f"top_k must be a whole number > 0, but got {top_k!r}")

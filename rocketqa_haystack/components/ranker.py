@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from dataclasses import replace
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +16,15 @@ from numpy.typing import NDArray
 
 from rocketqa_haystack.components.model_options import DEFAULT_TOKEN, ModelOptions
 from rocketqa_haystack.components.passages import (
-    TITLE_FIELDS,
     check_documents,
+    check_meta_fields,
     check_query,
-    check_top_k,
     has_visible_text,
     to_passages,
 )
 from rocketqa_haystack.encoders import CrossEncoder
 from rocketqa_haystack.encoders.cross_encoder import sigmoid
+from rocketqa_haystack.top_k import check_top_k
 
 
 @component
@@ -102,12 +104,15 @@ class RocketQARanker:
         :param progress_bar:
             If `True`, shows a progress bar.
         :raises TypeError: If `model` is not a name.
-        :raises ValueError: If `top_k` is not > 0, or `dtype` is unknown.
+        :raises ValueError: If `top_k` is not > 0, another number is not finite, or `dtype` is unknown.
         """
         check_top_k(top_k)
+        for name, number in (("score_threshold", score_threshold), ("retriever_weight", retriever_weight)):
+            if number is not None and not (isinstance(number, Real) and math.isfinite(number)):
+                raise ValueError(f"{name} must be a finite number, but got {number!r}")
         self._options = ModelOptions(model, device, token, dtype, revision, local_files_only, trust_remote_code)
         self.top_k = top_k
-        self.meta_fields_to_embed = list(TITLE_FIELDS if meta_fields_to_embed is None else meta_fields_to_embed)
+        self.meta_fields_to_embed = check_meta_fields(meta_fields_to_embed)
         self.embedding_separator = embedding_separator
         self.scale_score = scale_score
         self.score_threshold = score_threshold
@@ -253,6 +258,8 @@ def _retriever_scores(documents: list[Document]) -> NDArray[np.float32]:
     for document in documents:
         if document.score is None:
             raise ValueError(f"retriever_weight needs the retriever's scores, but document {document.id!r} has none")
+        if not math.isfinite(document.score):
+            raise ValueError(f"the score of document {document.id!r} is {document.score}")
     return np.asarray([document.score for document in documents], dtype=np.float32)
 
 

@@ -13,9 +13,10 @@ from haystack.document_stores.types import FilterPolicy, apply_filter_policy
 from haystack.utils import ComponentDevice, Secret
 
 from rocketqa_haystack.components.model_options import DEFAULT_TOKEN, ModelOptions
-from rocketqa_haystack.components.passages import check_query, check_top_k
+from rocketqa_haystack.components.passages import check_query
 from rocketqa_haystack.document_stores.faiss import FAISSDocumentStore, FAISSEmbeddingRetriever
 from rocketqa_haystack.encoders import DualEncoder
+from rocketqa_haystack.top_k import check_top_k
 
 logger = logging.getLogger(__name__)
 

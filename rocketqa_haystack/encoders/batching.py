@@ -115,13 +115,12 @@ def tokenize(
     """
     tokenizer = _tokenizer(model, task)
     options: dict[str, Any] = {"task": task} if task is not None else {}
-    if official := has_official_pairs(tokenizer):
-        texts = [without_surrogates(text) for text in texts]
+    official = has_official_pairs(tokenizer)
     if max_length is not None:
         options["max_length"] = max_length + int(official)
     with _TOKENIZER_LOCK:
         output: Mapping[str, Any] = model.preprocess(
-            list(texts),
+            [without_surrogates(text) for text in texts],
             prompt=prompt,
             processing_kwargs={"text": {"padding": False}, "common": {"return_tensors": None}},
             **options,

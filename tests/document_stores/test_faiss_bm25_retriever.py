@@ -72,7 +72,7 @@ def test_it_goes_through_yaml(store: FAISSDocumentStore) -> None:
 def test_what_makes_no_sense_is_refused(store: FAISSDocumentStore) -> None:
     with pytest.raises(TypeError, match="must be a FAISSDocumentStore, but got str"):
         FAISSBM25Retriever(document_store="store")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="top_k must be greater than 0, but got 0"):
+    with pytest.raises(ValueError, match="top_k must be a whole number > 0, but got 0"):
         FAISSBM25Retriever(document_store=store, top_k=0)
     with pytest.raises(TypeError, match="expects a string as query, but got int"):
         FAISSBM25Retriever(document_store=store).run(7)  # type: ignore[arg-type]

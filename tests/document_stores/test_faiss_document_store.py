@@ -426,6 +426,17 @@ def test_documents_are_searched_without_their_embeddings_unless_asked_for() -> N
         assert store.embedding_retrieval([1.0, 1.0], return_embedding=True)[0].embedding == [0.5, 0.25]
 
 
+def test_what_is_no_list_of_ids_and_no_policy_changes_nothing() -> None:
+    with FAISSDocumentStore() as store:
+        store.write_documents([Document(id="a"), Document(id="b")])
+        for ids in ("ab", [None], b"ab"):
+            with pytest.raises(ValueError, match="document_ids must be a list of strings"):
+                store.delete_documents(ids)  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match="policy must be a DuplicatePolicy, but got 'skip'"):
+            store.write_documents([Document(id="a")], policy="skip")  # type: ignore[arg-type]
+        assert store.count_documents() == 2
+
+
 def test_a_query_that_cannot_be_answered_is_refused() -> None:
     with FAISSDocumentStore() as store:
         assert store.embedding_retrieval([1.0, 0.0]) == []
@@ -433,9 +444,9 @@ def test_a_query_that_cannot_be_answered_is_refused() -> None:
         with pytest.raises(DocumentStoreError, match="1 documents, but no document has an embedding"):
             store.embedding_retrieval([1.0, 0.0])
         store.write_documents([Document(id="a", embedding=[1.0, 0.0])])
-        for top_k in (0, -1):
-            with pytest.raises(ValueError, match=f"top_k must be greater than 0, but got {top_k}"):
-                store.embedding_retrieval([1.0, 0.0], top_k=top_k)
+        for top_k in (0, -1, 2.5, True, "3"):
+            with pytest.raises(ValueError, match=f"top_k must be a whole number > 0, but got {top_k!r}"):
+                store.embedding_retrieval([1.0, 0.0], top_k=top_k)  # type: ignore[arg-type]
         with pytest.raises(ValueError, match="query has 3 dimensions, but the embeddings in this store have 2"):
             store.embedding_retrieval([1.0, 0.0, 0.0])
         for query in ([], [1.0, float("nan")], [1.0, float("inf")], ["a", "b"], [[1.0, 0.0]], None):

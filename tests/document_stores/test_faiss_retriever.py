@@ -79,7 +79,7 @@ def test_loading_a_pipeline_does_not_touch_the_folder_of_its_store(tmp_path: Pat
 def test_mistakes_are_named(store: FAISSDocumentStore) -> None:
     with pytest.raises(TypeError, match="must be a FAISSDocumentStore, but got InMemoryDocumentStore"):
         FAISSEmbeddingRetriever(document_store=InMemoryDocumentStore())  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="top_k must be greater than 0, but got 0"):
+    with pytest.raises(ValueError, match="top_k must be a whole number > 0, but got 0"):
         FAISSEmbeddingRetriever(document_store=store, top_k=0)
-    with pytest.raises(ValueError, match="top_k must be greater than 0, but got -1"):
+    with pytest.raises(ValueError, match="top_k must be a whole number > 0, but got -1"):
         FAISSEmbeddingRetriever(document_store=store).run([1.0, 0.0], top_k=-1)

@@ -11,6 +11,7 @@ from haystack.document_stores.types import FilterPolicy, apply_filter_policy
 from rocketqa_haystack.data import Passage
 from rocketqa_haystack.document_stores.faiss.document_store import FAISSDocumentStore
 from rocketqa_haystack.evaluation.lexical import BM25
+from rocketqa_haystack.top_k import check_top_k
 
 
 @component
@@ -56,8 +57,7 @@ class FAISSBM25Retriever:
         """
         if not isinstance(document_store, FAISSDocumentStore):
             raise TypeError(f"document_store must be a FAISSDocumentStore, but got {type(document_store).__name__}")
-        if top_k <= 0:
-            raise ValueError(f"top_k must be greater than 0, but got {top_k}")
+        check_top_k(top_k)
         self.document_store = document_store
         self.filters = filters
         self.top_k = top_k
@@ -126,8 +126,7 @@ class FAISSBM25Retriever:
         if not isinstance(query, str):
             raise TypeError(f"FAISSBM25Retriever expects a string as query, but got {type(query).__name__}")
         top_k = self.top_k if top_k is None else top_k
-        if top_k <= 0:
-            raise ValueError(f"top_k must be greater than 0, but got {top_k}")
+        check_top_k(top_k)
         self.warm_up()
         index = self._index
         assert index is not None

@@ -29,6 +29,7 @@ from rocketqa_haystack.document_stores.faiss.index_types import (
 )
 from rocketqa_haystack.document_stores.faiss.read_write_lock import ReadWriteLock
 from rocketqa_haystack.document_stores.faiss.vectors import as_vector
+from rocketqa_haystack.top_k import check_top_k
 
 DATABASE_FILE = "documents.sqlite"
 
@@ -319,7 +320,10 @@ class FAISSDocumentStore:
         Delete documents.
 
         :param document_ids: Their ids; those that are not there are passed over.
+        :raises ValueError: If they are not a list of strings.
         """
+        if not isinstance(document_ids, list | tuple) or not all(isinstance(id, str) for id in document_ids):
+            raise ValueError(f"document_ids must be a list of strings, but got {document_ids!r:.80}.")
         with self._transaction(write=True) as database:
             database.delete(document_ids)
 
@@ -715,6 +719,8 @@ class FAISSDocumentStore:
     def _write(
         self, pairs: Iterable[tuple[Document, Sequence[float] | np.ndarray | None]], policy: DuplicatePolicy
     ) -> int:
+        if not isinstance(policy, DuplicatePolicy):
+            raise ValueError(f"policy must be a DuplicatePolicy, but got {policy!r}.")
         checked = (
             (document, None if vector is None else as_vector(vector, f"document {document.id!r}"))
             for document, vector in pairs
@@ -736,8 +742,7 @@ class FAISSDocumentStore:
         return_embedding: bool | None,
         search_parameters: dict[str, Any] | None,
     ) -> list[list[Document]]:
-        if top_k <= 0:
-            raise ValueError(f"top_k must be greater than 0, but got {top_k}")
+        check_top_k(top_k)
         check_search_parameters(search_parameters or {})
         parameters = {**(self.search_parameters or {}), **(search_parameters or {})}
         condition, with_vectors = _condition(filters), self._returns_embedding(return_embedding)

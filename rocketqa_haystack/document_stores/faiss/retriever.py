@@ -6,6 +6,7 @@ from haystack import Document, component, default_from_dict, default_to_dict
 from haystack.document_stores.types import FilterPolicy, apply_filter_policy
 
 from rocketqa_haystack.document_stores.faiss.document_store import FAISSDocumentStore
+from rocketqa_haystack.top_k import check_top_k
 
 
 @component
@@ -63,8 +64,7 @@ class FAISSEmbeddingRetriever:
         """
         if not isinstance(document_store, FAISSDocumentStore):
             raise TypeError(f"document_store must be a FAISSDocumentStore, but got {type(document_store).__name__}")
-        if top_k <= 0:
-            raise ValueError(f"top_k must be greater than 0, but got {top_k}")
+        check_top_k(top_k)
         self.document_store = document_store
         self.filters = filters
         self.top_k = top_k
