@@ -21,7 +21,7 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 
-from rocketqa_haystack.cli.main import COMMANDS, DESCRIPTION, command_parser
+from rocketqa_haystack.cli.parser import COMMANDS, DESCRIPTION, command_parser
 
 ROOT = Path(__file__).parents[1]
 

@@ -16,7 +16,8 @@ from killed_training import count_encodings, finish, start
 
 from rocketqa_haystack import DualEncoder, FAISSDocumentStore
 from rocketqa_haystack.cli import index as index_command
-from rocketqa_haystack.cli.main import COMMANDS, main
+from rocketqa_haystack.cli.main import main
+from rocketqa_haystack.cli.parser import COMMANDS
 from rocketqa_haystack.data import Collection, Passage, load_collection, save_collection
 from rocketqa_haystack.evaluation import measure, read_run
 
@@ -169,8 +170,11 @@ def test_the_trainers_write_models_that_evaluate_takes(
     arguments = ["--model", encoder_folder, "--retriever", retriever, "--output", ranker, "--candidates", 6]
     assert run("train-cross-encoder", *data, *arguments, "--negatives", 2, *short) == 0
     capsys.readouterr()
-    assert run("evaluate", collection_folder, "--model", retriever, "--ranker", ranker, "--bm25", "false") == 0
-    assert "retriever + re-ranker" in capsys.readouterr().out
+    options = ["--ranker", ranker, "--bm25", "false", "--measures", "RR@10", "R@5"]
+    assert run("evaluate", collection_folder, "--model", retriever, *options) == 0
+    table = capsys.readouterr().out
+    assert table.splitlines()[1].split() == ["system", "RR@10", "R@5", "seconds"]
+    assert "retriever + re-ranker" in table
 
 
 def test_of_several_processes_one_searches_for_negatives(
@@ -205,11 +209,13 @@ def test_a_printed_configuration_is_a_configuration(
         (["evaluate", "COLLECTION", "--model", "/nowhere"], "there is no model folder '/nowhere'"),
         (["evaluate", "COLLECTION", "--model", "RANKER"], "holds a cross-encoder, not a dual encoder"),
         (["evaluate", "COLLECTION", "--model", "ENCODER", "--split", "x"], "there is no split 'x'"),
-        (["evaluate", "COLLECTION", "--model", "ENCODER", "--measures", "[MRR?]"], "unknown measure 'MRR?'"),
+        (["evaluate", "COLLECTION", "--model", "ENCODER", "--measures", "MRR?"], "unknown measure 'MRR?'"),
         (["evaluate", "COLLECTION", "--model", "ENCODER", "--candidates", "0"], "candidates must be at least 1"),
         (["evaluate", "COLLECTION", "--model", "ENCODER", "--device", "gpu"], "there is no device 'gpu'"),
-        (["evaluate", "COLLECTION"], "model"),
-        (["evaluate", "COLLECTION", "--model", "ENCODER", "--candidates", "few"], "candidates"),
+        (["evaluate"], "required: collection, --model; `rocketqa evaluate --help` tells more"),
+        (["evaluate", "COLLECTION", "--model", "x", "--candidates", "few"], "--candidates: expected int, but got few"),
+        (["evaluate-qa", "p", "COLLECTION", "--ranks", "1", "x"], "--ranks element 2: expected int, but got x"),
+        (["pipeline", "OUT", "--kind", "x"], "expected one of 'extractive', 'rag', 'retrieval', but got x"),
         (["evaluate", "COLLECTION", "--model", "ENCODER", "--colour", "red"], "colour"),
         (["search", "COLLECTION", "?", "--model", "ENCODER"], "is no document store"),
         (["search", "STORE", "?", "--model", "ENCODER", "--top-k", "0"], "top_k"),

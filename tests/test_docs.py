@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from rocketqa_haystack.cli.main import COMMANDS, command_parser
+from rocketqa_haystack.cli.parser import COMMANDS, command_parser
 
 ROOT = Path(__file__).parents[1]
 
