@@ -160,6 +160,15 @@ def test_squad_is_read_in_both_forms(form: str, tmp_path: Path) -> None:
     assert (second.answers, second.positives, second.negatives) == ((), (), (Passage("Never.", "Oil crisis"),))
 
 
+@pytest.mark.parametrize("without", [{"answers": None}, {"answers": []}, {"is_impossible": True}, {}])
+def test_a_question_of_squad_without_answers_has_none(without: dict[str, Any], tmp_path: Path) -> None:
+    question = {"id": "q1", "question": "When?", **without}
+    article = {"title": "Oil", "paragraphs": [{"context": "In 1973.", "qas": [question]}]}
+    (tmp_path / "squad.json").write_text(json.dumps({"data": [article]}))
+    (read,) = load_squad(tmp_path / "squad.json").questions()
+    assert (read.query, read.answers) == ("When?", ())
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

@@ -125,6 +125,25 @@ def test_vectors_of_two_models_do_not_come_into_one_store(
         assert kept.get_documents_by_id(["no other has it"]) == []
 
 
+def test_metadata_of_a_corpus_is_what_filters_go_by(encoder_folder: Path, tmp_path: Path) -> None:
+    def index(*metadata: Any, more: tuple[str, ...] = ()) -> int:
+        lines = [{"_id": f"p{n}", "title": "T", "text": "baba", "metadata": one} for n, one in enumerate(metadata)]
+        (tmp_path / "corpus.jsonl").write_text("\n".join(map(json.dumps, lines)))
+        return run("index", tmp_path, tmp_path / "store", "--model", encoder_folder, *more)
+
+    def found() -> dict[str, dict[str, Any]]:
+        with FAISSDocumentStore(path=tmp_path / "store") as store:
+            year = {"field": "meta.year", "operator": ">", "value": 2000}
+            return {document.id: document.meta for document in store.filter_documents(year)}
+
+    assert index({"year": 2001, "tags": ["x"]}, {"year": 1999}, None, {}) == 0
+    assert found() == {"p0": {"year": 2001, "tags": ["x"], "title": "T"}}
+    assert index({"year": 2001, "tags": ["x"]}, {"year": 2002}, None, {}) == 2  # changed
+    assert index({"year": 2001, "tags": ["x"]}, {"year": 2002}, None, {}, more=("--duplicates", "overwrite")) == 0
+    assert set(found()) == {"p0", "p1"}
+    assert index({"year": 2001}, "1999") == 2  # no object
+
+
 def test_the_type_of_index_is_chosen_once_and_remembered(
     collection_folder: Path, encoder_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -258,6 +277,29 @@ def test_a_printed_configuration_is_a_configuration(
             "no-folder: there is no such file or folder",
         ),
         (["train-dual-encoder", "--config", "UTF16"], "is no UTF-8 text"),
+        (["train-dual-encoder", "--config", "NULL"], "epochs must have a value"),
+        (["train-dual-encoder", "--config", "QUOTED"], "skip_bad_lines must be true or false, but got 'false'"),
+        (
+            [
+                *["train-cross-encoder", "--model", "ENCODER", "--retriever", "/nowhere", "--data", "COLLECTION"],
+                *["--output", "RANKER"],
+            ],
+            "is there already and is not an empty folder",  # before the retriever is even looked at
+        ),
+        (
+            [
+                *["train-cross-encoder", "--model", "/none", "--retriever", "/nowhere", "--data", "COLLECTION"],
+                *["--output", "OUT"],
+            ],
+            "there is no model folder '/none'",
+        ),
+        (
+            [
+                *["train-reader", "--model", "/none", "--retriever", "/nowhere", "--data", "ANSWERED"],
+                *["--output", "OUT"],
+            ],
+            "there is no model folder '/none'",
+        ),
         (["index", "EMPTY", "STORE", "--model", "ENCODER"], "no passages"),
         (["evaluate", "COLLECTION", "--model", "ENCODER", "--run-file", "."], "empty name"),
         (["nonsense"], "nonsense"),
@@ -278,6 +320,14 @@ def test_a_users_mistake_is_one_sentence_and_exit_code_2(
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "corpus.jsonl").touch()
     (tmp_path / "utf16.yaml").write_text("epochs: 2\n", encoding="utf-16")
+    given = {"model": str(encoder_folder), "data": str(collection_folder), "output": str(tmp_path / "out")}
+    (tmp_path / "null.yaml").write_text(yaml.safe_dump({**given, "epochs": None}))
+    (tmp_path / "quoted.yaml").write_text(yaml.safe_dump({**given, "skip_bad_lines": "false"}))
+    paragraph = {
+        "context": "baba",
+        "qas": [{"id": "q", "question": "?", "answers": [{"text": "baba", "answer_start": 0}]}],
+    }
+    (tmp_path / "squad.json").write_text(json.dumps({"data": [{"title": "", "paragraphs": [paragraph]}]}))
     places = {
         "COLLECTION": collection_folder,
         "ENCODER": encoder_folder,
@@ -285,6 +335,9 @@ def test_a_users_mistake_is_one_sentence_and_exit_code_2(
         "BAD": tmp_path / "bad",
         "EMPTY": tmp_path / "empty",
         "UTF16": tmp_path / "utf16.yaml",
+        "NULL": tmp_path / "null.yaml",
+        "QUOTED": tmp_path / "quoted.yaml",
+        "ANSWERED": tmp_path / "squad.json",
         "STORE": tmp_path / "store",
         "OUT": tmp_path / "out",
     }

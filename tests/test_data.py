@@ -44,6 +44,18 @@ def test_trec_and_beir_judgements_are_the_same(tmp_path: Path) -> None:
     assert read_qrels(tmp_path / "beir.tsv") == read_qrels(tmp_path / "trec.qrels") == {"q1": {"d1": 1, "d2": 0}}
 
 
+def test_a_question_may_be_called_like_the_header(tmp_path: Path) -> None:
+    for header in ("", "query-id\tcorpus-id\tscore\n"):
+        (tmp_path / "qrels.tsv").write_text(f"{header}qid\td1\t1\nq1\td2\t0\n")
+        assert read_qrels(tmp_path / "qrels.tsv") == {"qid": {"d1": 1}, "q1": {"d2": 0}}
+
+
+def test_a_grade_that_measures_could_not_hold_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "qrels.tsv").write_text("q1\td1\t1\nq1\td2\t2147483648\n")
+    with pytest.raises(DataError, match="line 2: the grade 2147483648 is beyond 1,000"):
+        read_qrels(tmp_path / "qrels.tsv")
+
+
 def small_folder(folder: Path) -> Path:
     save_collection(folder, {"d": Passage("text")}, {"q": "question"}, {"test": {"q": {"d": 1}}})
     return folder

@@ -8,7 +8,7 @@ import pytest
 
 from rocketqa_haystack import CrossEncoder, DualEncoder, Passage
 from rocketqa_haystack.data import Collection
-from rocketqa_haystack.evaluation import BM25, format_table, measure, rerank, retrieve
+from rocketqa_haystack.evaluation import BM25, format_table, measure, measure_queries, rerank, retrieve
 
 QRELS = {"q1": {"a": 1}, "q2": {"b": 1, "c": 1}, "q3": {"d": 1}}
 RUN = {"q1": {"x": 3.0, "a": 2.0, "y": 1.0}, "q2": {"b": 2.0, "x": 1.0}}
@@ -23,6 +23,19 @@ def test_measures_equal_those_worked_out_by_hand() -> None:
 def test_an_unknown_measure_is_named() -> None:
     with pytest.raises(ValueError, match=r"unknown measure 'MRR\?10'"):
         measure(RUN, QRELS, ["MRR?10"])
+
+
+def test_two_names_of_one_measure_have_one_value() -> None:
+    names = ["RR@10", "MRR@10"]
+    assert len(set(measure(RUN, QRELS, names).values())) == 1
+    by_query = measure_queries(RUN, QRELS, names)
+    assert by_query["RR@10"] == by_query["MRR@10"]
+    assert sum(by_query["RR@10"].values()) > 0
+
+
+def test_a_measure_that_cannot_be_computed_is_named() -> None:
+    with pytest.raises(ValueError, match="the measure 'P' cannot be computed here"):
+        measure(RUN, QRELS, ["P"])
 
 
 def test_bm25_stems_and_ranks_by_rare_words() -> None:

@@ -15,10 +15,11 @@ from made_up_words import WORDS
 
 from rocketqa_haystack import FAISSDocumentStore, RocketQADocumentEmbedder
 from rocketqa_haystack.cli.main import main
-from rocketqa_haystack.data import Passage, save_collection
+from rocketqa_haystack.data import Passage, read_qrels, save_collection
 from rocketqa_haystack.serving.asking import AskingPipeline
 
-CHAT = "haystack.components.generators.chat.MockChatGenerator"
+CHATS = "haystack.components.generators.chat"
+CHAT = f"{CHATS}.MockChatGenerator"
 
 
 def run(*arguments: object) -> int:
@@ -138,6 +139,15 @@ def test_a_rag_pipeline_marks_the_passages_that_the_answer_names(write: Any) -> 
     assert [document.meta["referenced"] for document in answer.documents] == [False, True, False]
 
 
+def test_generators_within_a_generator_are_kept(write: Any, encoder_folder: Path) -> None:
+    fallback = "haystack.components.generators.chat.FallbackChatGenerator"
+    answering = {"type": CHAT, "init_parameters": {"responses": "It is dede."}}
+    options = json.dumps({"chat_generators": [answering]})
+    pipeline = write("rag", texts_of(3), "--generator", fallback, "--generator-options", options)
+    (answer,) = pipeline.run({"query": "baba"})["answer_builder"]["answers"]
+    assert answer.data == "It is dede."
+
+
 def test_a_generator_of_ones_own_is_loaded_where_its_module_is_trusted(
     write: Any,
     encoder_folder: Path,
@@ -218,6 +228,19 @@ def test_keys_stay_in_environment_variables(write: Any, tmp_path: Path, monkeypa
         ),
         (["--kind", "extractive", "--reader", "READER", "--answers", "0"], "answers must be at least 1, but got 0"),
         (["--kind", "rag", "--generator-options", '{"api_key": "sk-1"}'], '{"api_key": {"type": "env_var", "env_vars"'),
+        (
+            [
+                *["--kind", "rag", "--generator", f"{CHATS}.FallbackChatGenerator", "--generator-options"],
+                json.dumps(
+                    {
+                        "chat_generators": [
+                            {"type": f"{CHATS}.OpenAIChatGenerator", "init_parameters": {"api_key": "sk-1"}}
+                        ]
+                    }
+                ),
+            ],
+            "api_key is a secret, which a file should not hold",
+        ),
         (["--kind", "extractive", "--reader", "RANKER"], "is no question-answering model"),
         (["--kind", "extractive", "--reader", "/nowhere"], "there is no model folder '/nowhere'"),
         (["--kind", "rag", "--generator", "nothing.Here"], "there is no class 'nothing.Here'"),
@@ -278,7 +301,7 @@ def test_evaluate_qa_measures_answers_recall_and_time(
     texts = texts_of(6)
     write("extractive", [*texts, "kaka"], "--passages", 2)
     files = ["--output", tmp_path / "report.json", "--answers-file", tmp_path / "answers.jsonl"]
-    assert run("evaluate-qa", tmp_path / "qa", answered, "--ranks", "[1,2,7]", *files) == 0
+    assert run("evaluate-qa", tmp_path / "qa", answered, "--ranks", 1, 2, 7, *files) == 0
     report = json.loads((tmp_path / "report.json").read_text())
     records = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()[1:]]
     gold = {question.query_id: question.answers[0] for question in made_up(6, seed=1)}
@@ -320,6 +343,20 @@ def test_evaluate_qa_of_a_pipeline_without_a_reader_measures_recall(write: Any, 
     report = json.loads(output.read_text())
     assert report["questions"] == 3
     assert "EM" not in report
+
+
+def test_evaluate_qa_says_how_many_questions_have_no_answers(
+    write: Any, answered: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write("retrieval", texts_of(6))
+    shutil.copytree(answered, tmp_path / "without")
+    queries = [json.loads(line) for line in (answered / "queries.jsonl").read_text().splitlines()]
+    asked = read_qrels(answered / "qrels" / "test.tsv")
+    for query in [query for query in queries if query["_id"] in asked][:2]:
+        del query["answers"]
+    (tmp_path / "without" / "queries.jsonl").write_text("\n".join(map(json.dumps, queries)))
+    assert run("evaluate-qa", tmp_path / "qa" / "pipeline.yaml", tmp_path / "without") == 0
+    assert "2 questions are left out: they have no field 'answers'" in capsys.readouterr().out
     assert "Success@1" in report["Success"]["ranker"]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import json
 import os
 import shutil
@@ -10,6 +11,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Mapping
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +37,7 @@ from rocketqa_haystack.data import (
 from rocketqa_haystack.evaluation import measure, read_run, retrieve
 from trainers import run_recipe
 from trainers.loop import start_accelerator
-from trainers.recipes import RECIPES, RecipeError, make_recipe, plan_recipe
+from trainers.recipes import RECIPES, RecipeError, make_recipe, plan_recipe, read_recipe
 from trainers.recipes.corrections import Judgement, read_corrections, write_judgements
 from trainers.recipes.plan import Stage, ordered
 from trainers.recipes.questions import known_by_query
@@ -44,6 +46,10 @@ from trainers.recipes.rocketqav2 import rocketqav2
 from trainers.recipes.run import run_stages
 
 Values = dict[str, Any]
+
+
+BUILDERS = "haystack.components.builders.prompt_builder"
+OPENAI = "haystack.components.generators.chat.OpenAIChatGenerator"
 
 
 @pytest.fixture(scope="module")
@@ -543,6 +549,26 @@ def test_what_a_person_judged_wrong_is_a_negative_wherever_it_ranks(
         ),
         ({"step2": {"epochs": 0}}, "step2.epochs: 0 takes the re-ranker as it is"),
         ({"generation": {"generator": {"type": "os.system"}}}, "generation.generator: os.system cannot be made"),
+        (
+            {"generation": {"generator": {"type": f"{BUILDERS}.PromptBuilder", "init_parameters": {"template": "x"}}}},
+            "PromptBuilder is no ChatGenerator",
+        ),
+        (
+            {"generation": {"generator": {"type": OPENAI, "init_parameters": {"api_key": "sk-1"}}}},
+            "api_key is a secret, which a file should not hold",
+        ),
+        (
+            {"generation": {"generator": {"type": OPENAI, "init_parameters": {"since": date(2026, 1, 1)}}}},
+            "generator has a value that JSON has not",
+        ),
+        ({"step1": {"gradient_accumulation": 0}}, "step1: gradient_accumulation must be at least 1"),
+        ({"step1": {"batch_size": 8, "gradient_accumulation": 16}}, "a batch of 8 has no 16 parts"),
+        ({"step1": {"weight_decay": float("inf")}}, "weight_decay must be finite"),
+        ({"seed": 2**32}, "seed must be less than 4,294,967,296"),
+        ({"reranker": ""}, "the name of a model is empty"),
+        ({"measures": ["P"]}, "measures: the measure 'P' cannot be computed"),
+        ({"lengths": {"pair": 600}}, "lengths: passage_max_length is 600, but the model reads 64"),
+        ({"lengths": {"query": 600}}, "lengths: query_max_length is 600, but the model reads 64"),
     ],
 )
 def test_a_recipe_that_cannot_be_run_is_refused_before_anything_runs(
@@ -554,6 +580,118 @@ def test_a_recipe_that_cannot_be_run_is_refused_before_anything_runs(
     error = capsys.readouterr().err
     expected = message if change != {"retriever": None} else "'retriever' is missing"
     assert expected in error
+    assert "Traceback" not in error
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("key", "content", "message"),
+    [
+        ("unlabelled", b"\n  \n", "unlabelled: .* has no questions"),
+        ("judgements", b"", "judgements: .* is empty"),
+        ("mining.run", gzip.compress(b"q0 Q0 p1 1 1.0 x\n", mtime=0), "mining.run: .*packed by gzip"),
+        ("mining.run", b"q0 Q0 far 1 1.0 x\n", "mining.run: .*passage 'far' of query 'q0' is not in the corpus"),
+        ("mining.run", b"other Q0 p1 1 1.0 x\n", "mining.run: .* has candidates of no question"),
+    ],
+)
+def test_a_recipes_files_are_looked_at_before_anything_runs(
+    key: str, content: bytes, message: str, small: Path, model: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_bytes(content)
+    recipe = values("rocketqa", small, model, tmp_path / "run")
+    first, _, second = key.partition(".")
+    recipe[first] = {**recipe[first], second: str(tmp_path / "file")} if second else str(tmp_path / "file")
+    with pytest.raises(RecipeError, match=message):
+        run_recipe(recipe)
+    assert not (tmp_path / "run").exists()
+
+
+def test_judgements_are_looked_at_before_questions_are_generated(small: Path, model: Path, tmp_path: Path) -> None:
+    shutil.copytree(small, tmp_path / "small")
+    (tmp_path / "small" / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nnobody\tp1\t1\n")
+    recipe = {**values("rocketqa", tmp_path / "small", model, tmp_path / "run"), "generation": {}}
+    with pytest.raises(DataError, match=r"test.tsv: query 'nobody' is not in queries.jsonl"):
+        run_recipe(recipe)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["recipe.yaml", "pipeline.yaml", "pipeline-hybrid.yaml", "report.html", "store"])
+def test_a_run_does_not_replace_what_was_there_before_it(name: str, small: Path, model: Path, tmp_path: Path) -> None:
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(RecipeError, match=f"{name} is there, but not by a run"):
+        run_recipe(values("rocketqa", small, model, tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_text() == "mine"
+
+
+def test_a_key_that_stands_twice_and_the_users_own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = ["recipe: rocketqa", "collection: data", "output: ~/run", "retriever: x"]
+    (tmp_path / "recipe.yaml").write_text("\n".join(lines))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert read_recipe(tmp_path / "recipe.yaml").output == tmp_path / "run"
+    (tmp_path / "recipe.yaml").write_text("\n".join([*lines, "step1: {epochs: 1, epochs: 2}"]))
+    with pytest.raises(RecipeError, match="the key 'epochs' stands twice"):
+        read_recipe(tmp_path / "recipe.yaml")
+
+
+def test_dev_questions_without_a_relevant_passage_decide_nothing(small: Path, model: Path, tmp_path: Path) -> None:
+    shutil.copytree(small, tmp_path / "small")
+    dev = tmp_path / "small" / "qrels" / "dev.tsv"
+    lines = dev.read_text().splitlines()
+    for zeros, left in ((1, 3), (4, 1)):  # of 4; where none is left, one of the 12 others is held out
+        dev.write_text("\n".join([lines[0], *(line[:-1] + "0" for line in lines[1 : zeros + 1]), *lines[zeros + 1 :]]))
+        _, folder = stage_of(values("rocketqa", tmp_path / "small", model, tmp_path / "run"), "questions")
+        qrels = read_qrels(folder / "dev.tsv")
+        assert len(qrels) == left
+        assert all(1 in judged.values() for judged in qrels.values())
+        said = json.loads((folder / "stage.json").read_text())["outcome"]["said"]
+        assert f"{zeros} of dev without a relevant passage" in said
+
+
+def test_vectors_that_were_removed_are_missed(small: Path, model: Path, tmp_path: Path) -> None:
+    recipe = {**values("rocketqa", small, model, tmp_path / "run"), "step1": {"epochs": 0}}
+    _, folder = stage_of(recipe, "mine-1")
+    (encoded,) = folder.parent.glob("encode-*")
+    shutil.rmtree(encoded / "vectors")
+    with pytest.raises(DataError, match=f"0 vectors for 24 passages; remove {encoded} to encode again"):
+        stage_of({**recipe, "mining": {"k": 5}}, "mine-1")
+    shutil.rmtree(encoded)
+    stage_of({**recipe, "mining": {"k": 5}}, "mine-1")
+
+
+@pytest.mark.parametrize("content", ["{}", '{"name": "questions", ', "[]"])
+def test_a_damaged_record_is_named(
+    content: str, small: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = values("rocketqa", small, model, tmp_path / "run")
+    _, folder = stage_of(recipe, "questions")
+    (folder / "stage.json").write_text(content)
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    for command in (["status", str(tmp_path / "run")], ["run", str(tmp_path / "recipe.yaml")]):
+        assert main(command) == 2
+        assert f"{folder / 'stage.json'} is damaged" in capsys.readouterr().err
+
+
+def test_a_person_s_judgement_of_a_generated_question_is_of_that_question_only(tmp_path: Path) -> None:
+    lines = ["query-id\tcorpus-id\tlabel", "q1\tp1\t1", "generated-0a1b2c3d-p1\tp1\t0"]
+    (tmp_path / "judged.tsv").write_text("\n".join(lines))
+    assert list(read_corrections(tmp_path / "judged.tsv", ["q1"], ["p1"])) == [("q1", "p1", 1)]
+    with pytest.raises(DataError, match="there is no query 'q1'"):
+        list(read_corrections(tmp_path / "judged.tsv", [], ["p1"]))
+
+
+def test_a_generator_that_does_not_answer_is_a_sentence(
+    small: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "none")
+    nowhere = {"api_base_url": "http://127.0.0.1:9/v1", "max_retries": 0}
+    recipe = values("rocketqa", small, model, tmp_path / "run")
+    recipe["generation"] = {"generator": {"type": OPENAI, "init_parameters": nowhere}}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    assert main(["run", str(tmp_path / "recipe.yaml")]) == 2
+    error = capsys.readouterr().err
+    assert "OpenAIChatGenerator does not answer: APIConnectionError" in error
+    assert "Traceback" not in error
     assert error.count("\n") == 1
     assert not (tmp_path / "run").exists()
 

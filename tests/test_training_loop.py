@@ -10,6 +10,7 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,9 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from rocketqa_haystack import CrossEncoder, DualEncoder, Passage
-from rocketqa_haystack.data import Collection, TrainingGroup, groups_from_collection
+from rocketqa_haystack.data import Collection, TrainingGroup, TrainingGroups, groups_from_collection, write_groups
 from trainers import CrossEncoderTrainer, DualEncoderTrainer, JointTrainer, TrainingSettings
+from trainers.fingerprints import describe
 
 FAST: dict[str, Any] = {"show_progress": False, "mixed_precision": "no"}
 
@@ -289,7 +291,42 @@ def test_an_unfinished_run_is_not_continued_with_other_settings_or_data(
         trainer([*groups[1:], groups[0]]).train(output)
     result = trainer().train(output)
     assert len(result.losses) == 4
+    assert not result.finished_before
     assert not (tmp_path / "model.training").exists()
+    assert trainer().train(output).finished_before
+    for corrected in (replace(groups[5], query="corrected"), replace(groups[5], positives=(Passage("corrected"),))):
+        with pytest.raises(FileExistsError, match="is there already"):
+            trainer([*groups[:5], corrected, *groups[6:]]).train(output)
+
+
+def test_the_fingerprint_of_groups_on_disk_is_that_of_all_of_them(groups: list[TrainingGroup], tmp_path: Path) -> None:
+    def fingerprint(groups: list[TrainingGroup]) -> str:
+        write_groups(tmp_path / "groups.jsonl", groups)
+        found = describe(TrainingGroups.read(tmp_path / "groups.jsonl"))
+        return str(found["training_groups_fingerprint"])
+
+    many = [replace(group, query_id=f"{number}-{group.query_id}") for number in range(200) for group in groups]
+    assert len(many) > 2_000
+    whole = fingerprint(many)
+    assert fingerprint(many) == whole
+    changed = replace(many[1_501], positives=(Passage("corrected"),))
+    assert fingerprint([*many[:1_501], changed, *many[1_502:]]) != whole
+
+
+@pytest.mark.parametrize("trainer", [DualEncoderTrainer, CrossEncoderTrainer, JointTrainer])
+def test_dev_questions_without_any_relevant_passage_are_refused(
+    trainer: Any, encoder_folder: Path, ranker_folder: Path, groups: list[TrainingGroup], collection: Collection
+) -> None:
+    judged = {id: dict.fromkeys(row, 0) for id, row in collection.qrels.items()}
+    models = {DualEncoderTrainer: [encoder_folder], CrossEncoderTrainer: [ranker_folder]}
+    options = {"dev_candidates": {id: {"p1": 1.0} for id in judged}} if trainer is CrossEncoderTrainer else {}
+    with pytest.raises(ValueError, match="dev has no question with a relevant passage"):
+        trainer(
+            *models.get(trainer, [encoder_folder, ranker_folder]),
+            groups,
+            dev=Collection(collection.corpus, collection.queries, judged),
+            **options,
+        )
 
 
 def test_a_finished_run_started_again_gives_its_weights_and_result(
@@ -302,7 +339,7 @@ def test_a_finished_run_started_again_gives_its_weights_and_result(
     first, second = trainer(), trainer()
     result = first.train(tmp_path / "model")
     before = (tmp_path / "model" / "model.safetensors").stat().st_mtime_ns
-    assert second.train(tmp_path / "model") == result
+    assert second.train(tmp_path / "model") == replace(result, finished_before=True)
     assert torch.equal(weights(first), weights(second))
     assert (tmp_path / "model" / "model.safetensors").stat().st_mtime_ns == before
     assert [path.name for path in tmp_path.iterdir()] == ["model"]

@@ -89,6 +89,10 @@ class Made:
 QuestionMaker = Callable[[Sequence[Passage]], list[Made]]
 
 
+class GeneratorError(OSError):
+    """A language model that does not answer: its service cannot be reached, or refuses."""
+
+
 def llm_questions(generator: ChatGenerator, count: int, prompt: str = PROMPT) -> QuestionMaker:
     """Questions by a language model, one on each line of its answer.
 
@@ -99,6 +103,9 @@ def llm_questions(generator: ChatGenerator, count: int, prompt: str = PROMPT) ->
         generator: Any Haystack ChatGenerator.
         count: Questions for each passage.
         prompt: With the fields `{count}`, `{title}` and `{text}`.
+
+    Raises:
+        GeneratorError: When questions are made, whatever the generator raises.
     """
     from haystack.dataclasses import ChatMessage
 
@@ -107,7 +114,12 @@ def llm_questions(generator: ChatGenerator, count: int, prompt: str = PROMPT) ->
 
     def make(passage: Passage) -> Made:
         text = prompt.format(count=count, title=passage.title, text=passage.text)
-        replies = generator.run(messages=[ChatMessage.from_user(text)])["replies"]
+        try:
+            replies = generator.run(messages=[ChatMessage.from_user(text)])["replies"]
+        except Exception as error:  # every service has errors of its own
+            raise GeneratorError(
+                f"{type(generator).__name__} does not answer: {type(error).__name__}: {error}"
+            ) from error
         return _answered((replies[0].text or "") if replies else "", count)
 
     return lambda passages: [make(passage) for passage in passages]

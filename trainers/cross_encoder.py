@@ -30,7 +30,7 @@ from trainers.sampling import (
 )
 from trainers.settings import TrainingSettings
 from trainers.sharding import is_sharded
-from trainers.training_data import Groups, check_training_data, open_groups
+from trainers.training_data import Groups, check_dev, check_training_data, open_groups
 
 
 @dataclass(frozen=True)
@@ -98,6 +98,7 @@ class CrossEncoderTrainer:
             raise ValueError("dev and dev_candidates go together: a re-ranker is evaluated on a retriever's candidates")
         if dev_candidates is not None and not any(dev_candidates.values()):
             raise ValueError("dev_candidates has no candidate of any query")
+        self.dev = check_dev(dev)
         self.settings = settings or TrainingSettings()
         self.accelerator = start_accelerator()
         self.groups = open_groups(groups)
@@ -123,7 +124,6 @@ class CrossEncoderTrainer:
             prior=len(self.groups) / int(self._ends[-1]),
         )
         self.encoder.change_settings(passage_max_length=max_length)
-        self.dev = dev
         self.dev_candidates = dev_candidates
         self._options = {
             "trainer": type(self).__name__,

@@ -18,7 +18,7 @@ from trainers.loop import Task, TrainingResult, start_accelerator, train
 from trainers.retriever import TrainedRetriever
 from trainers.sampling import EpochBatches, KnownPositives, known_positives, sample_negatives, sample_positive
 from trainers.settings import TrainingSettings
-from trainers.training_data import Groups, check_training_data, open_groups
+from trainers.training_data import Groups, check_dev, check_training_data, open_groups
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,7 @@ class DualEncoderTrainer:
     ) -> None:
         if hard_negatives < 0:
             raise ValueError(f"hard_negatives must not be negative, but got {hard_negatives}")
+        self.dev = check_dev(dev)
         self.settings = settings or TrainingSettings()
         self.accelerator = start_accelerator()
         self.groups = open_groups(groups)
@@ -102,7 +103,6 @@ class DualEncoderTrainer:
             replay=self.settings.gradient_caching,
         )
         self.encoder = self.retriever.encoder
-        self.dev = dev
         self.hard_negatives = hard_negatives
         self._options = {
             "trainer": type(self).__name__,

@@ -24,7 +24,7 @@ from trainers.retriever import TrainedRetriever
 from trainers.sampling import EpochBatches, KnownPositives, candidate_list, different_negatives, known_positives
 from trainers.settings import TrainingSettings
 from trainers.sharding import is_sharded
-from trainers.training_data import Groups, check_training_data, open_groups
+from trainers.training_data import Groups, check_dev, check_training_data, open_groups
 
 
 @dataclass(frozen=True)
@@ -111,6 +111,7 @@ class JointTrainer:
             raise ValueError(f"contrastive_weight must not be negative, but got {contrastive_weight}")
         if reranker_learning_rate is not None and not reranker_learning_rate > 0:
             raise ValueError(f"reranker_learning_rate must be greater than 0, but got {reranker_learning_rate}")
+        self.dev = check_dev(dev)
         self.settings = settings or TrainingSettings()
         self.accelerator = start_accelerator()
         self.groups = open_groups(groups)
@@ -141,7 +142,6 @@ class JointTrainer:
         )
         self.reranker.change_settings(passage_max_length=pair_max_length)
         self.reranker.model.requires_grad_(not freeze_reranker)
-        self.dev = dev
         self.list_length = list_length
         self.reranker_learning_rate = reranker_learning_rate or self.settings.learning_rate
         self.joint_loss = loss or JointLossSettings()

@@ -63,10 +63,12 @@ class TrainingResult:
     Attributes:
         losses: Of each step, over the batch of all processes.
         evaluations: Steps taken and the measure then, for each evaluation; the first is before training.
+        finished_before: Whether the output was there already, as this very run had written it: nothing was trained.
     """
 
     losses: list[float] = field(default_factory=list)
     evaluations: list[tuple[int, float]] = field(default_factory=list)
+    finished_before: bool = False
 
     @property
     def best_step(self) -> int | None:
@@ -197,7 +199,7 @@ def train(task: Task, output: str | Path | None) -> TrainingResult:
         if folder:
             folder.finish(partial(_save, task.encoders, Path(output).name, identity, log))
     accelerator.wait_for_everyone()
-    return _result(log)
+    return _result(log, finished_before=finished)
 
 
 class _Run:
@@ -403,5 +405,5 @@ def _evaluations(log: Sequence[Mapping[str, Any]]) -> list[tuple[int, float]]:
     return [(line["step"], value) for line in log for value in line.get("dev", {}).values()]
 
 
-def _result(log: Sequence[Mapping[str, Any]]) -> TrainingResult:
-    return TrainingResult([line["loss"] for line in log if "loss" in line], _evaluations(log))
+def _result(log: Sequence[Mapping[str, Any]], finished_before: bool = False) -> TrainingResult:
+    return TrainingResult([line["loss"] for line in log if "loss" in line], _evaluations(log), finished_before)

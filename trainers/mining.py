@@ -98,10 +98,24 @@ def _check_vectors(folder: Path, encoder: DualEncoder, corpus: Mapping[str, Pass
     accelerator.wait_for_everyone()
 
 
-def read_vectors(folder: Path) -> Iterator[NDArray[np.float32]]:
-    """The arrays that `encode_corpus` wrote, in order."""
+def read_vectors(folder: Path, passages: int) -> Iterator[NDArray[np.float32]]:
+    """The arrays that `encode_corpus` wrote, in order.
+
+    Args:
+        folder: Its folder.
+        passages: How many the corpus has.
+
+    Raises:
+        DataError: There are not as many vectors.
+    """
+    found = 0
     for path in sorted(folder.glob("*.npy")):
-        yield np.load(path, allow_pickle=False)
+        yield (part := np.load(path, allow_pickle=False))
+        found += len(part)
+    if found != passages:
+        raise DataError(
+            f"{folder} has {found:,} vectors for {passages:,} passages; remove {folder.parent} to encode again"
+        )
 
 
 def dense_search(encoder: DualEncoder, vectors: Path, ids: Sequence[str], k: int) -> Search:
@@ -119,7 +133,7 @@ def dense_search(encoder: DualEncoder, vectors: Path, ids: Sequence[str], k: int
         scores = np.empty((len(queries), 0), dtype=np.float32)
         places = np.empty((len(queries), 0), dtype=np.int64)
         start = 0
-        for part in read_vectors(vectors):
+        for part in read_vectors(vectors, len(ids)):
             found, positions = exact_search(
                 query_vectors, part, k, similarity=encoder.similarity, device=encoder.model.device
             )

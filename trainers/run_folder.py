@@ -197,6 +197,16 @@ class RunFolder:
         return f"make room and start again, to continue after step {step}" if step else "make room and start again"
 
 
+def check_output(output: str | Path) -> None:
+    """Refuses, before any long work, a folder that no run could write to or has written.
+
+    Raises:
+        FileExistsError: It is one.
+    """
+    if _read(Path(output) / RUN) is None:
+        refuse_occupied(output)
+
+
 def read_checkpoint(folder: Path, step: int) -> Checkpoint:
     """The checkpoint of a step in a run's folder, on the CPU.
 

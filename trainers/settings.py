@@ -6,6 +6,9 @@ from dataclasses import asdict, dataclass
 from math import inf
 from typing import Any
 
+#: Seeds that numpy takes.
+SEEDS = 2**32
+
 
 @dataclass(frozen=True)
 class TrainingSettings:
@@ -65,14 +68,19 @@ class TrainingSettings:
     show_progress: bool = True
 
     def __post_init__(self) -> None:
+        if (missing := next((name for name, value in asdict(self).items() if value is None), None)) is not None:
+            raise ValueError(f"{missing} must have a value")
         for name in ("epochs", "batch_size", "gradient_accumulation", "checkpoint_every", "checkpoints_kept"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, but got {getattr(self, name)}")
         for name in ("learning_rate", "max_grad_norm", "lora_alpha"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be greater than 0, but got {getattr(self, name)}")
-        if self.learning_rate == inf:  # which max_grad_norm may be, for no limit
-            raise ValueError(f"learning_rate must be finite, but got {self.learning_rate}")
+        for name in ("learning_rate", "weight_decay"):  # max_grad_norm may be infinite, for no limit
+            if getattr(self, name) == inf:
+                raise ValueError(f"{name} must be finite, but got {getattr(self, name)}")
+        if self.seed >= SEEDS:
+            raise ValueError(f"seed must be less than {SEEDS:,}, but got {self.seed:,}")
         for name in ("warmup_ratio", "lora_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 0 and less than 1, but got {getattr(self, name)}")

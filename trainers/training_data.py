@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from rocketqa_haystack.data import GroupsReport, TrainingGroup, TrainingGroups, check_groups
+from rocketqa_haystack.data import Collection, GroupsReport, TrainingGroup, TrainingGroups, check_groups
 from trainers.sampling import KnownPositives
 
 logger = logging.getLogger(__name__)
@@ -61,3 +61,14 @@ def check_training_data(
     if report.findings and main_process:
         logger.warning("%s", report)
     return report
+
+
+def check_dev(dev: Collection | None) -> Collection | None:
+    """What is evaluated on, if anything, which must be able to tell two models apart.
+
+    Raises:
+        ValueError: No question of it has a relevant passage: of weights that all measure 0 the first would be kept.
+    """
+    if dev is not None and not any(grade > 0 for judged in dev.qrels.values() for grade in judged.values()):
+        raise ValueError("dev has no question with a relevant passage, so that nothing can be evaluated on it")
+    return dev

@@ -59,7 +59,12 @@ def evaluate_qa(
     if not ranks or min(ranks) < 1:
         raise ValueError(f"ranks must be 1 or more, but got {ranks}")
     data = load_answered_collection(collection, split)
-    asked = _spread([id for id in data.collection.queries if id in data.answers], questions)
+    answered = [id for id in data.collection.queries if id in data.answers]
+    asked = _spread(answered, questions)
+    if unanswered := len(data.collection.queries) - len(answered):
+        print(
+            f"{unanswered:,} of {len(data.collection.queries):,} questions are left out: they have no field 'answers'"
+        )
     file = pipeline / PIPELINE_FILE if pipeline.is_dir() else pipeline
     loaded = load_pipeline(file)
     if not _question_inputs(loaded, ""):

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import numpy as np
 
 if TYPE_CHECKING:
     from haystack import Document
 
-    from rocketqa_haystack.data import Passage
     from rocketqa_haystack.document_stores.faiss import FAISSDocumentStore
     from rocketqa_haystack.encoders import DualEncoder
+
+T = TypeVar("T")
 
 #: Passages encoded and written at once: what is lost at most when the work is stopped.
 WRITE_SIZE = 1_024
@@ -38,14 +39,15 @@ def index(
     `rocketqa search` and the Haystack components FAISSDocumentStore and RocketQARetriever read it.
 
     It can be stopped at any time. The same command again continues: a passage that is in the store already, with the
-    same title and text, is neither encoded nor written again.
+    same title, text and metadata, is neither encoded nor written again.
 
     Args:
-        corpus: A BEIR folder, or a corpus.jsonl: one {"_id", "title", "text"} on each line.
+        corpus: A BEIR folder, or a corpus.jsonl: one {"_id", "title", "text"} on each line. An object "metadata" on a
+            line becomes the document's, which filters go by.
         store: The store's folder; made if it is not there.
         model: The dual encoder: a model folder, an official RocketQA name (`rocketqa models`) or a Hugging Face id.
-        duplicates: What to do with a passage whose id is in the store with another title or text: stop, leave the old
-            one, or replace it.
+        duplicates: What to do with a passage whose id is in the store with another title, text or metadata: stop, leave
+            the old one, or replace it.
         index: The type of FAISS index, such as HNSW32 or IVF1024,Flat; by default that of the store, and Flat (exact)
             for a new one.
         dtype: Precision: auto (bfloat16 where it is computed natively), float32, bfloat16 or float16.
@@ -55,7 +57,7 @@ def index(
     from haystack.document_stores.types import DuplicatePolicy
     from tqdm.auto import tqdm
 
-    from rocketqa_haystack.data import read_corpus
+    from rocketqa_haystack.data import read_corpus_with_metadata
     from rocketqa_haystack.document_stores.faiss import FAISSDocumentStore
     from rocketqa_haystack.document_stores.faiss.index_types import make_index
     from rocketqa_haystack.encoders import DualEncoder
@@ -64,15 +66,18 @@ def index(
     encoder = DualEncoder.from_pretrained(model, dtype=dtype, device=device)
     if index is not None:
         make_index(index, encoder.dimension, encoder.store_similarity)  # a mistake stops here, before the work
-    total = sum(1 for _ in read_corpus(file))  # and so does a bad line
+    total = sum(1 for _ in read_corpus_with_metadata(file))  # and so does a bad line
     if not total:
         raise ValueError(f"{file}: no passages")
     written, present = 0, 0
     with FAISSDocumentStore(path=store, similarity=encoder.store_similarity, index=index) as document_store:
         _check_model(encoder, document_store, store, model)
         with tqdm(total=total, desc="Indexing", unit="passage") as progress:
-            for chunk in _chunks(read_corpus(file)):
-                documents = [Document(id=id, content=p.text, meta={"title": p.title}) for id, p in chunk]
+            for chunk in _chunks(read_corpus_with_metadata(file)):
+                documents = [
+                    Document(id=id, content=passage.text, meta={**metadata, "title": passage.title})
+                    for id, passage, metadata in chunk
+                ]
                 found = {each.id: each for each in document_store.get_documents_by_id([each.id for each in documents])}
                 todo = [place for place, each in enumerate(documents) if not _is_same(each, found.get(each.id))]
                 if duplicates == "skip":
@@ -89,16 +94,14 @@ def index(
         print(f"{written} passages written{already}; {document_store.count_documents()} in {store}")
 
 
-def _chunks(items: Iterator[tuple[str, Passage]]) -> Iterator[list[tuple[str, Passage]]]:
+def _chunks(items: Iterator[T]) -> Iterator[list[T]]:
     while chunk := list(islice(items, WRITE_SIZE)):
         yield chunk
 
 
 def _is_same(document: Document, stored: Document | None) -> bool:
-    return stored is not None and (stored.content, stored.meta.get("title")) == (
-        document.content,
-        document.meta["title"],
-    )
+    """Whether a passage is in the store as it is now; metadata that only the store has are somebody's own."""
+    return stored is not None and stored.content == document.content and {**stored.meta, **document.meta} == stored.meta
 
 
 def _check_model(encoder: DualEncoder, store: FAISSDocumentStore, folder: Path, model: str) -> None:

@@ -46,7 +46,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(name: str, options: Namespace) -> None:
     values: dict[str, Any] = {key: value for key, value in options.as_dict().items() if key != "config"}
-    if "settings" in signature(function_of(name)).parameters:
+    parameters = signature(function_of(name)).parameters
+    for key, value in values.items():
+        if key in parameters and isinstance(parameters[key].default, bool) and not isinstance(value, bool):
+            raise ValueError(f"{key} must be true or false, but got {value!r}")  # flags of a file have no type
+    if "settings" in parameters:
         from trainers import TrainingSettings
 
         names = {field.name for field in fields(TrainingSettings)}

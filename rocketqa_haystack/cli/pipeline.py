@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from importlib import import_module
-from inspect import signature
 from pathlib import Path
 from typing import Any, Literal
 
 from haystack import Pipeline
 from haystack.components.builders import AnswerBuilder, ChatPromptBuilder
 from haystack.dataclasses import ChatMessage
-from haystack.utils import deserialize_secrets_inplace
-from haystack.utils.auth import SecretType
 
 from rocketqa_haystack import FAISSDocumentStore, RocketQAAnswerRanker, RocketQARanker, RocketQARetriever
 from rocketqa_haystack.data.files import atomic_write
 from rocketqa_haystack.encoders import DualEncoder
 from rocketqa_haystack.encoders.errors import ModelError
 from rocketqa_haystack.encoders.loading import check_kind, is_folder, resolve
+from rocketqa_haystack.generators import make_generator
 from rocketqa_haystack.pipelines import UntrustedModuleError, parse_pipeline
 
 #: Tokens of a window at most, and a third of them overlap.
@@ -187,34 +185,18 @@ def _reader(model: str, top_k: int) -> Any:
 def _add_generator(pipeline: Pipeline, name: str, options: dict[str, Any]) -> None:
     module, _, attribute = name.rpartition(".")
     try:
-        generator = getattr(import_module(module), attribute)
+        kind = getattr(import_module(module), attribute)
     except (ImportError, ValueError, AttributeError) as error:
         raise ValueError(f"there is no class {name!r}: {error}") from error
-    for key, parameter in signature(generator.__init__).parameters.items():
-        if "Secret" in str(parameter.annotation) and isinstance(options.get(key), str):
-            raise ValueError(
-                f"{key} is a secret, which a file should not hold; name the environment variable that does: "
-                f'{{"{key}": {{"type": "env_var", "env_vars": ["MY_KEY"], "strict": true}}}}'
-            )
-    options = dict(options)
-    deserialize_secrets_inplace(options, [key for key, value in options.items() if _is_secret(value)])
-    try:
-        made = generator(**options)
-    except (TypeError, AttributeError) as error:
-        raise ValueError(f"{name} cannot be made with {options}: {error}") from error
     template = [ChatMessage.from_system(SYSTEM_PROMPT), ChatMessage.from_user(USER_PROMPT)]
     pipeline.add_component("prompt_builder", ChatPromptBuilder(template=template))
-    pipeline.add_component("generator", made)
+    pipeline.add_component("generator", make_generator(kind, options))
     builder = AnswerBuilder(reference_pattern=r"\[(\d+)\]", return_only_referenced_documents=False)
     pipeline.add_component("answer_builder", builder)
     pipeline.connect("ranker.documents", "prompt_builder.documents")
     pipeline.connect("prompt_builder.prompt", "generator.messages")
     pipeline.connect("generator.replies", "answer_builder.replies")
     pipeline.connect("ranker.documents", "answer_builder.documents")
-
-
-def _is_secret(value: Any) -> bool:
-    return isinstance(value, dict) and value.get("type") in [kind.value for kind in SecretType]
 
 
 def _place(model: str) -> str:

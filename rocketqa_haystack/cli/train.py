@@ -15,6 +15,7 @@ from rocketqa_haystack.data import (
     load_collection,
 )
 from rocketqa_haystack.encoders import DualEncoder
+from rocketqa_haystack.encoders.loading import is_folder, resolve
 from rocketqa_haystack.evaluation import Run, retrieve
 from trainers import (
     CrossEncoderTrainer,
@@ -26,6 +27,7 @@ from trainers import (
 )
 from trainers.gathering import made_once
 from trainers.loop import start_accelerator
+from trainers.run_folder import check_output
 
 
 def train_dual_encoder(
@@ -118,8 +120,10 @@ def train_cross_encoder(
             if data.is_dir()
             else f"{data} has negatives of its own: a retriever is only for BEIR folders"
         )
-    if candidates < 1:
-        raise ValueError(f"candidates must be at least 1, but got {candidates}")
+    for name, value in (("candidates", candidates), ("negatives", negatives)):
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, but got {value}")
+    check_start(model, output)
     run = None
     groups: Sequence[TrainingGroup]
     if retriever is None:
@@ -236,6 +240,12 @@ def _refuse_file_options(data: Path, cache: Path | None, skip_bad_lines: bool) -
         raise ValueError(f"{data} is a BEIR folder: {option} is for files of training groups")
 
 
+def check_start(model: str, output: Path) -> None:
+    """Refuses, before a corpus is encoded and searched, what the trainer would refuse after it."""
+    check_output(output)
+    is_folder(resolve(model))
+
+
 def _announce(groups: Sequence[TrainingGroup], trainer: Any) -> None:
     """Says before training starts what the data are and what was left out of them."""
     if not trainer.accelerator.is_main_process:
@@ -254,8 +264,11 @@ def report(result: TrainingResult, output: Path, trainer: Any, measure: str = "R
     """Says at the end what was trained, how it was measured and where it is."""
     if not trainer.accelerator.is_main_process:
         return
+    if result.finished_before:
+        print(f"finished before, with the same data and settings: {output} stays as it is")
     print(f"{len(result.losses)} steps, last loss {result.losses[-1]:.4f}")
     for step, value in result.evaluations:
         kept = "  <- kept" if step == result.best_step else ""
         print(f"dev {measure} after step {step}: {value:.4f}{kept}")
-    print(f"written: {output}")
+    if not result.finished_before:
+        print(f"written: {output}")

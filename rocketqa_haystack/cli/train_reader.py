@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from rocketqa_haystack.cli.train import report
+from rocketqa_haystack.cli.train import check_start, report
 from rocketqa_haystack.data import AnsweredCollection, load_answered_collection, load_squad
 from rocketqa_haystack.encoders import DualEncoder
 from trainers import ReaderTrainer, TrainingSettings, mine_distractors
@@ -60,6 +60,7 @@ def train_reader(
     parts = [part for part in (train_data, dev_data if settings.evaluations else None) if part is not None]
     distractors: Sequence[dict[str, list[str]] | None] = [None] * len(parts)
     if retriever is not None and negatives:
+        check_start(model, output)
         mine = partial(_mine, retriever, parts, candidates, show_progress=settings.show_progress)
         distractors = made_once(start_accelerator(), mine)
     questions = [part.questions(found) for part, found in zip(parts, distractors, strict=True)]

@@ -14,6 +14,9 @@ from rocketqa_haystack.data.passage import Passage
 #: Relevance judgements: query id -> passage id -> grade; a grade above 0 is relevant.
 Qrels = dict[str, dict[str, int]]
 
+#: The highest grade, and how far the lowest lies below 0: measures make tables of all grades.
+HIGHEST = 1_000
+
 
 @dataclass(frozen=True)
 class Collection:
@@ -89,6 +92,16 @@ def read_corpus(path: str | Path) -> Iterator[tuple[str, Passage]]:
     Raises:
         DataError: A malformed line, or an id that was there before.
     """
+    for id, passage, _ in read_corpus_with_metadata(path):
+        yield id, passage
+
+
+def read_corpus_with_metadata(path: str | Path) -> Iterator[tuple[str, Passage, dict[str, Any]]]:
+    """As `read_corpus`, with the `metadata` of each passage; empty where a line has none.
+
+    Raises:
+        DataError: As `read_corpus` does, or metadata that is no JSON object.
+    """
     seen: set[str] = set()
     for number, record in read_jsonl(path):
         place = f"{path}, line {number}"
@@ -96,7 +109,7 @@ def read_corpus(path: str | Path) -> Iterator[tuple[str, Passage]]:
         if id in seen:
             raise DataError(f"{place}: the id {id!r} was used before")
         seen.add(id)
-        yield id, passage
+        yield id, passage, corpus_metadata(place, record)
 
 
 def corpus_record(place: str, record: dict[str, Any]) -> tuple[str, Passage]:
@@ -108,6 +121,18 @@ def corpus_record(place: str, record: dict[str, Any]) -> tuple[str, Passage]:
     id = text_field(place, record, "_id", "id", "docid")
     text = text_field(place, record, "text", "contents")
     return id, Passage(text=text, title=text_field(place, record, "title", default=""))
+
+
+def corpus_metadata(place: str, record: dict[str, Any]) -> dict[str, Any]:
+    """The `metadata` of a line of a `corpus.jsonl`.
+
+    Raises:
+        DataError: It is no JSON object; the message begins with `place`.
+    """
+    metadata = record.get("metadata") or {}
+    if not isinstance(metadata, dict):
+        raise DataError(f"{place}: 'metadata' must be a JSON object, not {metadata!r:.80}")
+    return metadata
 
 
 def read_queries(path: str | Path) -> dict[str, str]:
@@ -140,12 +165,16 @@ def read_answers(path: str | Path) -> dict[str, tuple[str, ...]]:
     return answers
 
 
+def _is_grade(text: str) -> bool:
+    return text.lstrip("+-").isdecimal()
+
+
 def read_qrels(path: str | Path) -> Qrels:
     """Judgements in BEIR's form (three columns under a header) or TREC's (`query 0 passage grade`)."""
     qrels: Qrels = {}
     for number, line in read_lines(path):
         fields = line.split("\t") if "\t" in line else line.split()
-        if not qrels and fields[0].lower() in ("query-id", "query_id", "qid"):
+        if not qrels and fields[0].lower() in ("query-id", "query_id", "qid") and not _is_grade(fields[-1]):
             continue  # the header
         if len(fields) == 4:
             fields = [fields[0], *fields[2:]]
@@ -155,6 +184,8 @@ def read_qrels(path: str | Path) -> Qrels:
             grade = int(fields[2])
         except ValueError as error:
             raise DataError(f"{path}, line {number}: the grade must be a whole number, not {fields[2]!r}") from error
+        if abs(grade) > HIGHEST:
+            raise DataError(f"{path}, line {number}: the grade {grade} is beyond {HIGHEST:,}")
         qrels.setdefault(fields[0], {})[fields[1]] = grade
     if not qrels:
         raise DataError(f"{path}: no judgements")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
-from rocketqa_haystack.data.beir import corpus_record
+from rocketqa_haystack.data.beir import corpus_metadata, corpus_record
 from rocketqa_haystack.data.files import DataError, decode_line, json_object
 from rocketqa_haystack.data.passage import Passage
 
@@ -35,7 +36,8 @@ class CorpusFile(Mapping[str, Passage]):
         offset = 0
         for number, raw in enumerate(self._file, start=1):
             if raw.strip():
-                id, _ = self._parse(number, raw)
+                place, record = self._parse(number, raw)
+                (id, _), _ = corpus_record(place, record), corpus_metadata(place, record)
                 if id in self._places:
                     raise DataError(f"{path}, line {number}: the id {id!r} was used before")
                 self._places[id] = (number, offset)
@@ -44,9 +46,11 @@ class CorpusFile(Mapping[str, Passage]):
             raise DataError(f"{path}: no passages")
 
     def __getitem__(self, id: str) -> Passage:
-        number, offset = self._places[id]
-        self._file.seek(offset)
-        return self._parse(number, self._file.readline())[1]
+        return corpus_record(*self._record(id))[1]
+
+    def metadata(self, id: str) -> dict[str, Any]:
+        """The `metadata` of a passage; empty where its line has none."""
+        return corpus_metadata(*self._record(id))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._places)
@@ -57,6 +61,12 @@ class CorpusFile(Mapping[str, Passage]):
     def __contains__(self, id: object) -> bool:
         return id in self._places
 
-    def _parse(self, number: int, raw: bytes) -> tuple[str, Passage]:
+    def _record(self, id: str) -> tuple[str, dict[str, Any]]:
+        number, offset = self._places[id]
+        self._file.seek(offset)
+        return self._parse(number, self._file.readline())
+
+    def _parse(self, number: int, raw: bytes) -> tuple[str, dict[str, Any]]:
+        """A line's place, for messages, and what it holds."""
         place = f"{self.path}, line {number}"
-        return corpus_record(place, json_object(place, decode_line(place, number, raw)))
+        return place, json_object(place, decode_line(place, number, raw))

@@ -14,6 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, TextIO, cast
 
+#: Rights that new files do not get. It can only be read by setting it, which no other thread must see: once, at first.
+_UMASK = os.umask(0)
+os.umask(_UMASK)
+
 
 class DataError(ValueError):
     """A file that is not what it should be. The message names the file, the line where there is one, and the reason."""
@@ -172,7 +176,7 @@ def atomic_write(path: str | Path) -> Iterator[TextIO]:
             file.flush()
             os.fsync(file.fileno())
         # mkstemp makes files that only their owner may read; results are ordinary files.
-        os.chmod(temporary, 0o666 & ~_umask())
+        os.chmod(temporary, 0o666 & ~_UMASK)
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
@@ -260,9 +264,3 @@ def write_json(path: str | Path, value: Any) -> None:
     with atomic_write(path) as file:
         json.dump(value, file, ensure_ascii=False, indent=2)
         file.write("\n")
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -83,7 +83,7 @@ def _answers(place: str, record: dict[str, Any]) -> list[tuple[Any, Any]]:
         if not isinstance(texts, list) or not isinstance(starts, list) or len(texts) != len(starts):
             raise DataError(f"{place}: 'answers' must have as many 'text' as 'answer_start'")
         return list(zip(texts, starts, strict=True))
-    return [(answer.get("text"), answer.get("answer_start")) for answer in _objects(place, record, "answers")]
+    return [(one.get("text"), one.get("answer_start")) for one in _objects(place, {"answers": given}, "answers")]
 
 
 def _span(place: str, text: str, answer: Any, start: Any) -> Span:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 #: Part of what a cached table is known by: another number makes tables anew.
-_LAYOUT = 1
+_LAYOUT = 2
 _POSITIVE = ("positive_ids", "positive_texts", "positive_titles")
 _NEGATIVE = ("negative_ids", "negative_texts", "negative_titles")
 #: Groups written and read at a time.
@@ -40,10 +40,12 @@ class TrainingGroups(Sequence[TrainingGroup]):
 
     Attributes:
         skipped: The bad lines that were left out.
+        fingerprint: Of all groups: that of others is another one.
     """
 
-    def __init__(self, table: Dataset, skipped: SkippedLines, folder: Any = None) -> None:
+    def __init__(self, table: Dataset, skipped: SkippedLines, fingerprint: str, folder: Any = None) -> None:
         self._table = table
+        self.fingerprint = fingerprint
         self._folder = folder  # a temporary folder, which goes when the last view of it does
         self.skipped = skipped
 
@@ -71,7 +73,8 @@ class TrainingGroups(Sequence[TrainingGroup]):
 
     def without_negatives(self) -> TrainingGroups:
         """The same groups without their negatives, which are then not even read."""
-        return TrainingGroups(self._table.remove_columns([*_NEGATIVE]), self.skipped, self._folder)
+        table = self._table.remove_columns([*_NEGATIVE])
+        return TrainingGroups(table, self.skipped, self.fingerprint, self._folder)
 
     def __len__(self) -> int:
         return len(self._table)
@@ -140,17 +143,19 @@ def _write(folder: Path, path: Path, skip_bad_lines: bool) -> None:
     schema = pyarrow.schema(
         {"query_id": pyarrow.string(), "query": pyarrow.string(), **dict.fromkeys((*_POSITIVE, *_NEGATIVE), texts)}
     )
-    groups, count = iterate_groups(path, skipped=skipped), 0
+    groups, count, seen = iterate_groups(path, skipped=skipped), 0, hashlib.blake2b(digest_size=8)
     with (folder / "groups.arrow").open("wb") as file:
         with pyarrow.ipc.new_stream(file, schema) as writer:
             while batch := list(islice(groups, _BATCH)):
-                writer.write_batch(pyarrow.RecordBatch.from_pydict(_columns(batch), schema))
+                rows = pyarrow.RecordBatch.from_pydict(_columns(batch), schema)
+                writer.write_batch(rows)
+                seen.update(rows.serialize())
                 count += len(batch)
         file.flush()
         os.fsync(file.fileno())
     if not count:
         raise DataError(no_groups(path, skipped))
-    write_json(folder / "skipped.json", vars(skipped or SkippedLines()))
+    write_json(folder / "read.json", {"skipped": vars(skipped or SkippedLines()), "fingerprint": seen.hexdigest()})
 
 
 def _columns(groups: Sequence[TrainingGroup]) -> dict[str, list[Any]]:
@@ -169,9 +174,10 @@ def _passage_columns(
     return {name: list(column) for name, column in zip(names, zip(*rows, strict=True), strict=True)}
 
 
-def _open(folder: Path) -> tuple[Dataset, SkippedLines]:
-    skipped = SkippedLines(**json.loads((folder / "skipped.json").read_text(encoding="utf-8")))
-    return _module("datasets").Dataset.from_file(str(folder / "groups.arrow")), skipped
+def _open(folder: Path) -> tuple[Dataset, SkippedLines, str]:
+    read = json.loads((folder / "read.json").read_text(encoding="utf-8"))
+    table = _module("datasets").Dataset.from_file(str(folder / "groups.arrow"))
+    return table, SkippedLines(**read["skipped"]), read["fingerprint"]
 
 
 def _module(name: str) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 
 import ir_measures
 
@@ -18,9 +19,9 @@ def measure(run: Run, qrels: Qrels, measures: Sequence[str] = DEFAULT_MEASURES) 
     Raises:
         ValueError: A measure that ir-measures does not know.
     """
-    parsed = [_parse(name) for name in measures]
-    results = ir_measures.calc_aggregate(parsed, qrels, run)
-    return {name: float(results[parsed_measure]) for name, parsed_measure in zip(measures, parsed, strict=True)}
+    parsed = {name: _parse(name) for name in measures}
+    results = ir_measures.calc_aggregate(list(parsed.values()), qrels, run)
+    return {name: float(results[known]) for name, known in parsed.items()}
 
 
 def measure_queries(run: Run, qrels: Qrels, measures: Sequence[str] = DEFAULT_MEASURES) -> dict[str, dict[str, float]]:
@@ -29,15 +30,24 @@ def measure_queries(run: Run, qrels: Qrels, measures: Sequence[str] = DEFAULT_ME
     Raises:
         ValueError: A measure that ir-measures does not know.
     """
-    names = {_parse(name): name for name in measures}
-    values: dict[str, dict[str, float]] = {name: dict.fromkeys(qrels, 0.0) for name in measures}
-    for metric in ir_measures.iter_calc(list(names), qrels, run):
-        values[names[metric.measure]][metric.query_id] = float(metric.value)
-    return values
+    parsed = {name: _parse(name) for name in measures}  # of which two may mean the same: RR@10 and MRR@10
+    values = {known: dict.fromkeys(qrels, 0.0) for known in parsed.values()}
+    for metric in ir_measures.iter_calc(list(values), qrels, run):
+        values[metric.measure][metric.query_id] = float(metric.value)
+    return {name: dict(values[known]) for name, known in parsed.items()}
 
 
+@cache
 def _parse(name: str) -> ir_measures.Measure:
+    examples = "examples: RR@10, R@50, nDCG@10, Success@5"
     try:
-        return ir_measures.parse_measure(name)
+        parsed = ir_measures.parse_measure(name)
     except (ValueError, NameError, SyntaxError) as error:
-        raise ValueError(f"unknown measure {name!r}; examples: RR@10, R@50, nDCG@10, Success@5") from error
+        raise ValueError(f"unknown measure {name!r}; {examples}") from error
+    try:  # what only shows now: a cutoff that is missing, a program that is not installed
+        ir_measures.calc_aggregate([parsed], {"query": {"passage": 1}}, {"query": {"passage": 1.0}})
+    except Exception as error:  # of the many libraries behind ir-measures
+        raise ValueError(
+            f"the measure {name!r} cannot be computed here ({error or type(error).__name__}); {examples}"
+        ) from error
+    return parsed

@@ -7,6 +7,7 @@ has routes that deploy code sent to them, and takes requests from every web page
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import re
 import secrets
@@ -125,8 +126,9 @@ class _Asking(BasePipelineWrapper):  # type: ignore[misc]
         settings = self._settings
         if not question.strip():
             raise HTTPException(422, "the question is empty")
-        if any("\ud800" <= character <= "\udfff" for character in question):
-            raise HTTPException(422, "the question is no Unicode text: it has half a surrogate pair")
+        for name, text in (("question", question), ("filter", json.dumps(filters, ensure_ascii=False))):
+            if any("\ud800" <= character <= "\udfff" for character in text):
+                raise HTTPException(422, f"the {name} is no Unicode text: it has half a surrogate pair")
         if len(question) > settings.max_question:
             raise HTTPException(422, f"the question is longer than {settings.max_question:,} characters")
         if top_k is not None and not 1 <= top_k <= 1_000:

@@ -252,6 +252,8 @@ class AskingPipeline:
                 continue
             for name, info in store.get_metadata_fields_info().items():
                 values, _ = store.get_metadata_field_unique_values(name, size=MOST_VALUES)
+                if "." in name or any(isinstance(value, dict | list) for value in values):
+                    continue  # a dot means a place within, and a value to choose is one value
                 kind = NUMBERS.get(info["type"], info["type"])
                 found.setdefault(name, {"name": name, "type": kind, "values": _plain(values)})
         return sorted(found.values(), key=lambda description: description["name"])

@@ -27,6 +27,10 @@ SECURITY_HEADERS = {
 #: Seconds for a request's body to arrive.
 BODY_SECONDS = 30.0
 
+#: Bytes of a body that is too large that are read all the same, and forgotten: many clients send all of a body before
+#: they look at the answer, and never see it where the connection is closed before.
+DRAINED = 16 * 2**20
+
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -92,7 +96,7 @@ class Guard:
     async def _body(self, headers: Headers, receive: Receive) -> bytes | JSONResponse:
         too_large = error_response(413, f"the body is larger than {self._max_body:,} bytes", {"Connection": "close"})
         length = headers.get("content-length", "0")
-        if not length.isdecimal() or int(length) > self._max_body:
+        if not length.isdecimal() or int(length) > self._max_body + DRAINED:
             return too_large
         try:
             body = await asyncio.wait_for(_read(receive, self._max_body), BODY_SECONDS)
@@ -103,16 +107,17 @@ class Guard:
 
 async def _read(receive: Receive, limit: int) -> bytes | None:
     """The whole body; None where it is longer than the limit."""
-    body = bytearray()
+    body, size = bytearray(), 0
     while True:
         message = await receive()
         if message["type"] != "http.request":
             return bytes(body)  # the client is gone
-        body += message.get("body", b"")
-        if len(body) > limit:
-            return None
-        if not message.get("more_body"):
-            return bytes(body)
+        part = message.get("body", b"")
+        size += len(part)
+        if size <= limit:
+            body += part
+        if size > limit + DRAINED or not message.get("more_body"):
+            return bytes(body) if size <= limit else None
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

@@ -27,7 +27,8 @@ WriteFolder = Callable[..., Path]
 HOSTILE = Document(
     id="hostile",
     content="😀😀 bada <img src=x onerror=\"document.title='run'\"> <script>document.title='run'</script> beki mara",
-    meta={"title": "<b>bada</b> & </li><script>document.title='run'</script>", "kind": "<i>odd</i>", "year": 1999},
+    meta={"title": "<b>bada</b> & </li><script>document.title='run'</script>", "kind": "<i>odd</i>", "year": 1999}
+    | {"tags": ["x", "y"], "place": {"x": 1}, "a.b": "dot"},
 )
 
 

@@ -89,6 +89,7 @@ def test_filters_narrow_the_search_and_the_fields_to_filter_on_are_listed(retrie
     fields = {field["name"]: field for field in content["fields"]}
     assert fields["year"]["type"] == "int"
     assert fields["kind"]["values"] == ["<i>odd</i>", "even", "odd"]
+    assert not {"tags", "place", "a.b"} & set(fields)  # which no choice of one value filters by
     status, content, _ = retrieval.call("/ask/run", {"question": "bada", "filters": {"operator": "??"}})
     assert (status, content["error"]["status"]) == (422, 422)
     assert "filters make no sense" in content["error"]["message"]
@@ -215,7 +216,10 @@ def test_requests_beyond_the_limits_are_refused_in_json(write_folder: WriteFolde
             (422, "the body must be a JSON object", service.call("/ask/run", b"null")),
             (422, "the body must be a JSON object", service.call("/ask/run", b"")),
             (422, "surrogate", service.call("/ask/run", b'{"question": "\\ud800"}')),
+            (422, "surrogate", service.call("/ask/run", b'{"question": "b", "filters": {"field": "meta.\\ud800"}}')),
             (413, "500 bytes", service.call("/ask/run", {"question": "b", "more": "x" * 500})),
+            # Larger than what is under way between two programs: this client sends all of it before it reads.
+            (413, "500 bytes", service.call("/ask/run", {"question": "b", "more": "x" * 10_000_000})),
             (404, "Not Found", service.call("/nowhere")),
             (405, "Method Not Allowed", service.call("/ask/run", method="GET")),
             (404, "Not Found", service.call("/deploy_files", {"name": "x", "files": {}})),

@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rocketqa_haystack.encoders import ModelError
+from rocketqa_haystack.data import read_queries
+from rocketqa_haystack.encoders import CrossEncoder, DualEncoder, ModelError
 from rocketqa_haystack.encoders.loading import check_kind, is_folder, resolve
 from rocketqa_haystack.evaluation import measure
 from trainers.loop import start_accelerator
@@ -16,6 +17,7 @@ from trainers.recipes.deliver import Deliver, check_room
 from trainers.recipes.estimate import measure_rates
 from trainers.recipes.generation import load_generator
 from trainers.recipes.plan import File, GivenModel, Stage, ordered
+from trainers.recipes.questions import checked_qrels
 from trainers.recipes.rocketqa import rocketqa
 from trainers.recipes.rocketqav2 import rocketqav2
 from trainers.recipes.run import Run, read_record, run_stages
@@ -116,5 +118,29 @@ def _check(recipe: Recipe, processes: int) -> None:
             raise RecipeError(f"{key}: {error}") from error
     if not recipe.step2.epochs and not ranks(GivenModel(recipe.reranker or recipe.retriever)):
         raise RecipeError("step2.epochs: 0 takes the re-ranker as it is, but the recipe's cannot rank without training")
-    if recipe.generation is not None and recipe.generation.generator is not None:
-        load_generator(recipe.generation.generator)
+    _check_lengths(recipe)
+    if recipe.generation is not None:
+        _check_judgements(recipe)  # which are read by a stage otherwise: here after much has been generated
+        if recipe.generation.generator is not None:
+            load_generator(recipe.generation.generator)
+
+
+def _check_lengths(recipe: Recipe) -> None:
+    lengths = recipe.lengths
+    try:
+        if lengths.query or lengths.passage:
+            encoder = DualEncoder.from_pretrained(GivenModel(recipe.retriever).model, device="cpu")
+            encoder.change_settings(query_max_length=lengths.query, passage_max_length=lengths.passage)
+        if lengths.pair:
+            name = GivenModel(recipe.reranker or recipe.retriever).model
+            CrossEncoder.for_training(name, device="cpu").change_settings(passage_max_length=lengths.pair)
+    except ModelError as error:
+        raise RecipeError(f"lengths: {error}") from error
+
+
+def _check_judgements(recipe: Recipe) -> None:
+    queries = recipe.collection / "queries.jsonl"
+    known = read_queries(queries) if queries.is_file() else {}
+    for split in (recipe.splits.train, recipe.splits.dev, recipe.splits.test):
+        if (path := recipe.collection / "qrels" / f"{split}.tsv").is_file():
+            checked_qrels(File(path), known)

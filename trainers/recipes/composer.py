@@ -207,6 +207,7 @@ class Composer:
         )  # fmt: skip
         splits = (self._split(self.recipe.splits.dev), self._split(self.recipe.splits.test))
         held_out = tuple(file for file in splits if file is not None)
+        rank = min(settings.rank, self.recipe.mining.k)
 
         def mine(name: str, asked: Generate | Half) -> Mine:
             # The retriever's own list: what only BM25 or another run finds has not found its way back.
@@ -220,7 +221,7 @@ class Composer:
             name: str, asked: Generate | Half, mined: tuple[Mine, ...], scores: tuple[Score, ...], dev_share: float
         ) -> RoundTrip:
             return RoundTrip(
-                name, asked, mined, scores, self._file("queries.jsonl"), held_out, settings.rank,
+                name, asked, mined, scores, self._file("queries.jsonl"), held_out, rank,
                 settings.above if scores else 0.0, dev_share, seed,
             )  # fmt: skip
 

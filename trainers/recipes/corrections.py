@@ -15,6 +15,8 @@ COLUMNS = ("query-id", "corpus-id", "label", "probability", "why", "query", "tit
 UNLABELLED, LABELLED = "unlabelled, but the re-ranker says yes", "labelled, but the re-ranker says no"
 DECIDED = "decided by a person before"
 
+#: What the ids of questions begin with that were made from passages.
+GENERATED = "generated-"
 
 #: What a spreadsheet takes for a formula, and what `_as_text` has made of one.
 _FORMULA, _TEXT = re.compile("'*[=+@-]"), re.compile("'+[=+@-]")
@@ -110,6 +112,8 @@ def write_judgements(path: Path, judgements: Iterable[Judgement]) -> None:
 def read_corrections(path: Path, queries: Container[str], passages: Container[str]) -> Iterator[tuple[str, str, int]]:
     """Query, passage and grade (1 or 0) of each line that has a label; lines without one say nothing.
 
+    Lines of generated questions that are not made any more are left out.
+
     Raises:
         DataError: The header or a line is not as `write_judgements` makes them, or a query or a passage is unknown.
     """
@@ -129,6 +133,8 @@ def read_corrections(path: Path, queries: Container[str], passages: Container[st
         query_id, passage_id, label = _from_text(values[0]), _from_text(values[1]), values[2].strip()
         if label not in ("", "0", "1"):
             raise DataError(f"{place}: the label must be 1, 0 or nothing, not {label!r}")
+        if query_id not in queries and query_id.startswith(GENERATED):
+            continue
         if query_id not in queries:
             raise DataError(f"{place}: there is no query {query_id!r} in the collection")
         if passage_id not in passages:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from trainers.recipes.groups import temperature
 from trainers.recipes.plan import File, Model, Stage
 from trainers.recipes.questions import Asked, Data, known_by_query
 from trainers.recipes.report import REPORT, write_report
-from trainers.recipes.run import DONE, Run
+from trainers.recipes.run import DONE, PLAN, RECIPE, Run, read_json
 from trainers.recipes.settings import RecipeError
 from trainers.sampling import Thresholds
 
@@ -150,14 +149,16 @@ class Deliver(Stage):
         with FAISSDocumentStore(path=folder, similarity=self._similarity(run)) as store:
             items, hidden = iter(corpus.items()), not run.show_progress
             for vectors in tqdm(
-                read_vectors(run.of(self.encoded) / "vectors"),
+                read_vectors(run.of(self.encoded) / "vectors", len(corpus)),
                 desc="Indexing",
                 unit="part",
                 total=-(-len(corpus) // PASSAGES),
                 disable=hidden,
             ):
                 chunk = islice(items, len(vectors))
-                documents = [Document(id=id, content=p.text, meta={"title": p.title}) for id, p in chunk]
+                documents = [
+                    Document(id=id, content=p.text, meta={**corpus.metadata(id), "title": p.title}) for id, p in chunk
+                ]
                 store.write_vectors(documents, vectors)
 
     def _similarity(self, run: Run) -> Any:
@@ -232,7 +233,8 @@ def check_room(folder: Path) -> None:
     Raises:
         RecipeError: Which folder it is.
     """
-    for name in FOLDERS:
+    files = () if (folder / PLAN).is_file() else (RECIPE, DENSE, HYBRID, REPORT)  # of a run, they are its own
+    for name in (*FOLDERS, *files):
         if (folder / name).exists() and name not in _delivered(folder):
             raise RecipeError(
                 f"output: {folder / name} is there, but not by a run: choose another folder, or remove it"
@@ -242,4 +244,4 @@ def check_room(folder: Path) -> None:
 def _delivered(folder: Path) -> dict[str, str]:
     """What stands at the top of a run's folder: keys of folders, hashes of files."""
     file = folder / DELIVERED
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return read_json(file) if file.is_file() else {}

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from copy import deepcopy
 from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -29,8 +29,9 @@ from trainers.augmentation import (
 from trainers.calibration import probabilities
 from trainers.parts import join_parts, make_parts
 from trainers.recipes.candidates import Mine, Runs, Score
+from trainers.recipes.corrections import GENERATED
 from trainers.recipes.plan import File, Node, Sizes, Stage
-from trainers.recipes.questions import checked_qrels
+from trainers.recipes.questions import check_ids, checked_qrels
 from trainers.recipes.run import Run
 from trainers.recipes.settings import RecipeError
 from trainers.sampling import question_key
@@ -63,9 +64,12 @@ class Generate(Generated, Stage):
     passages: int | None
     seed: int
 
+    version: ClassVar[int] = 2
+
     def run(self, folder: Path, run: Run) -> dict[str, Any]:
         corpus = run.corpus(self.corpus)
         ids = list(corpus)
+        check_ids(self.corpus, "passage", ids)
         if self.passages is not None:
             chosen = np.random.default_rng(self.seed).permutation(len(ids))[: self.passages]
             ids = [ids[place] for place in sorted(chosen.tolist())]
@@ -106,7 +110,7 @@ class Generate(Generated, Stage):
         dropped: Counter[str] = Counter()
         for _, line in read_jsonl(run.of(self) / "questions.jsonl"):
             id = line["passage"]
-            made += [GeneratedQuestion(f"generated-{n}-{id}", text, id) for n, text in enumerate(line["questions"])]
+            made += [GeneratedQuestion(_id_of(text, id), text, id) for text in line["questions"]]
             dropped.update(line["dropped"])
         questions, kept = different_questions(made)
         kept.dropped.update(dropped)
@@ -117,6 +121,11 @@ class Generate(Generated, Stage):
 
     def count(self, sizes: Sizes) -> int:
         return sizes.generated
+
+
+def _id_of(question: str, passage_id: str) -> str:
+    """An id that another question does not get: a person's judgements of this one go by it, in later runs too."""
+    return f"{GENERATED}{blake2b(question.encode(), digest_size=4).hexdigest()}-{passage_id}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -199,11 +208,11 @@ def load_generator(description: Mapping[str, Any]) -> Any:
     Raises:
         RecipeError: There is no such class, Haystack does not allow it, or it does not take the parameters.
     """
-    from haystack.core.serialization import component_from_dict, import_class_by_name
+    from haystack.core.serialization import import_class_by_name
+
+    from rocketqa_haystack.generators import make_generator
 
     try:
-        kind = import_class_by_name(description["type"])
-        # Of a copy: some components put objects in the place of what they are made from.
-        return component_from_dict(kind, {"init_parameters": {}, **deepcopy(description)}, "generator")
-    except Exception as error:  # Haystack's and the component's own errors are of many kinds
+        return make_generator(import_class_by_name(description["type"]), description.get("init_parameters") or {})
+    except Exception as error:  # Haystack's own errors are of many kinds
         raise RecipeError(f"generation.generator: {description['type']} cannot be made: {error}") from error

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -57,7 +57,7 @@ class Data(Stage):
     generated: Stage | None
     seed: int
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     def run(self, folder: Path, run: Run) -> dict[str, Any]:
         outcome: dict[str, Any] = {}
@@ -76,6 +76,8 @@ class Data(Stage):
         corpus = run.corpus(self.corpus)
         decided, corrected = self._correct(queries, corpus, train, dev, test)
         self._check(queries, corpus, train, {**train, **dev, **test})
+        unanswered = len(dev) - len(_answered(dev))
+        dev = _answered(dev)  # on which nothing else could be measured
         # What is measured on must not have decided anything, under another id or in capitals either.
         tested = {question_key(queries[id]) for id in test}
         shared, dev = len(dev), {id: judged for id, judged in dev.items() if question_key(queries[id]) not in tested}
@@ -96,6 +98,7 @@ class Data(Stage):
         write_qrels(folder / "decided.tsv", decided)
         said = f"{len(train):,} questions to train on, {len(dev):,} for dev{also}"
         said += f", {shared:,} of dev left out that are asked in test too" if shared else ""
+        said += f", {unanswered:,} of dev without a relevant passage" if unanswered else ""
         return {"said": said + (f", {corrected:,} judgements corrected" if self.corrections else "")}
 
     def _correct(
@@ -116,11 +119,10 @@ class Data(Stage):
 
     def _check(self, queries: Mapping[str, str], corpus: Mapping[str, Passage], train: Qrels, qrels: Qrels) -> None:
         """Refuses what a later stage would stop at, when much has been done."""
-        for kind, file, ids in (("passage", self.corpus, corpus), ("query", self.queries, qrels)):
-            if file and (unusable := next((id for id in ids if len(id.split()) != 1), None)) is not None:
-                raise DataError(
-                    f"{file.path}: the {kind} id {unusable!r} has white space, which a TREC run cannot hold"
-                )
+        if len(corpus) < 2:
+            raise DataError(f"{self.corpus.path}: one passage is no corpus to search in")
+        check_ids(self.corpus, "passage", corpus)
+        check_ids(self.queries, "query", qrels)
         for query_id, judged in qrels.items():
             if (missing := next((id for id in judged if id not in corpus), None)) is not None:
                 raise DataError(f"passage {missing!r}, judged for query {query_id!r}, is not in {self.corpus.path}")
@@ -211,6 +213,16 @@ def checked_qrels(file: File | None, queries: Mapping[str, str]) -> Qrels:
     if (missing := next((id for id in qrels if id not in queries), None)) is not None:
         raise DataError(f"{file.path}: query {missing!r} is not in queries.jsonl")
     return qrels
+
+
+def check_ids(file: File | None, kind: str, ids: Iterable[str]) -> None:
+    """Refuses ids that rankings cannot be written with.
+
+    Raises:
+        DataError: With the file and the id.
+    """
+    if file and (unusable := next((id for id in ids if len(id.split()) != 1), None)) is not None:
+        raise DataError(f"{file.path}: the {kind} id {unusable!r} has white space, which a TREC run cannot hold")
 
 
 def positives(judged: Mapping[str, int]) -> list[str]:

@@ -15,7 +15,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, fields, is_dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -29,16 +29,20 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from filelock import FileLock, Timeout
 
-from rocketqa_haystack.data import CorpusFile
+from rocketqa_haystack.data import CorpusFile, DataError
 from rocketqa_haystack.data.files import atomic_write, write_json
 from trainers.loop import start_accelerator
 from trainers.recipes.plan import File, Stage, ordered
 from trainers.recipes.settings import Recipe, RecipeError
 
 DONE, USAGE, JOURNAL, PLAN, LOCK = "stage.json", "usage.json", "journal.jsonl", "plan.json", ".lock"
+RECIPE = "recipe.yaml"
 
 #: Seconds between two looks at a running stage's memory, and between two notes of its time.
 LOOK, NOTE = 0.2, 2.0
+
+#: Seconds to wait for the run folder, which `rocketqa status` takes for a moment to see whether it is free.
+PATIENCE = 2.0
 
 
 @dataclass
@@ -67,7 +71,7 @@ class Run:
 
     def is_done(self, stage: Stage) -> bool:
         """Whether there is nothing left to do for a stage."""
-        return (self.of(stage) / DONE).is_file() and stage.stands(self)
+        return (self.of(stage) / DONE).is_file() and bool(read_record(self.of(stage))) and stage.stands(self)
 
     def outcome(self, stage: Stage) -> dict[str, Any]:
         """What a finished stage said of its outcome."""
@@ -87,10 +91,28 @@ class Run:
         self.accelerator.wait_for_everyone()
 
 
+def read_json(file: Path, *keys: str) -> dict[str, Any]:
+    """What a run has written down in a file.
+
+    Raises:
+        DataError: It is damaged, or lacks one of the keys.
+    """
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(f"{file} is damaged ({error}); remove {file.parent} to do this again") from error
+    if not isinstance(found, dict) or any(key not in found for key in keys):
+        raise DataError(f"{file} is damaged; remove {file.parent} to do this again")
+    return found
+
+
 def read_record(folder: Path) -> dict[str, Any]:
-    """The `stage.json` of a finished stage."""
-    record: dict[str, Any] = json.loads((folder / DONE).read_text(encoding="utf-8"))
-    return record
+    """The `stage.json` of a finished stage.
+
+    Raises:
+        DataError: It is damaged.
+    """
+    return read_json(folder / DONE, "seconds", "outcome")
 
 
 def run_stages(
@@ -161,7 +183,7 @@ def _watched(folder: Path, main: bool) -> Iterator[dict[str, Any]]:
     file = folder / USAGE
     usage: dict[str, Any] = {"seconds": 0.0, "peak_bytes": 0}
     if file.is_file():
-        usage.update(json.loads(file.read_text(encoding="utf-8")))
+        usage.update(read_json(file, "seconds"))
     before, start, ended = usage["seconds"], time.monotonic(), Event()
     process, cuda = psutil.Process(), torch.cuda.is_available()
     if cuda:
@@ -178,7 +200,8 @@ def _watched(folder: Path, main: bool) -> Iterator[dict[str, Any]]:
         while True:
             look()
             if main and time.monotonic() - noted > NOTE:
-                write_json(file, usage)
+                with suppress(OSError):  # a full disk, which the stage will say itself
+                    write_json(file, usage)
                 noted = time.monotonic()
             if ended.wait(LOOK):
                 return
@@ -200,16 +223,17 @@ def _locked(run: Run) -> Iterator[None]:
         yield
         return
     try:
-        with FileLock(run.folder / LOCK, timeout=0):
+        with FileLock(run.folder / LOCK, timeout=PATIENCE):
             yield
     except Timeout as error:
         raise RecipeError(f"{run.folder}: another process is at work in this run folder") from error
 
 
 def _write_plan(run: Run, stages: Sequence[Stage]) -> None:
-    with atomic_write(run.folder / "recipe.yaml") as file:
-        yaml.safe_dump(plain(run.recipe), file, sort_keys=False, allow_unicode=True)
+    # The plan first: it says that what else is here is a run's.
     write_json(run.folder / PLAN, [{"name": stage.name, "folder": stage.folder_name} for stage in stages])
+    with atomic_write(run.folder / RECIPE) as file:
+        yaml.safe_dump(plain(run.recipe), file, sort_keys=False, allow_unicode=True)
 
 
 def _note(run: Run, stage: Stage, event: str) -> None:

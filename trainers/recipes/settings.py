@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from dataclasses import dataclass, field, fields, is_dataclass
 from difflib import get_close_matches
 from importlib.util import find_spec
@@ -13,12 +15,13 @@ from typing import Any, Literal
 import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from rocketqa_haystack.data import DataError
-from rocketqa_haystack.evaluation import DEFAULT_MEASURES, iterate_run
+from rocketqa_haystack.data import CorpusFile, DataError, read_queries
+from rocketqa_haystack.data.files import read_lines
+from rocketqa_haystack.evaluation import DEFAULT_MEASURES, RunFile
 from trainers.losses import JointLossSettings
 from trainers.recipes.plan import WITHOUT_EFFECT
 from trainers.sampling import Thresholds
-from trainers.settings import TrainingSettings
+from trainers.settings import SEEDS, TrainingSettings
 
 _STRICT = ConfigDict(extra="forbid")
 
@@ -68,6 +71,9 @@ class Training:
 
     def __post_init__(self) -> None:
         _not_below(self, 0, "epochs")
+        _not_below(self, 1, "gradient_accumulation", "batch_size")
+        if self.gradient_accumulation > self.batch_size:
+            raise ValueError(f"a batch of {self.batch_size} has no {self.gradient_accumulation} parts")
         if self.epochs:
             self.for_processes(1, seed=0, show_progress=False)
 
@@ -247,8 +253,15 @@ class Generation:
             raise ValueError(f"above must be between 0 and 1, but got {self.above}")
         if not 0 <= self.dev_share < 1:
             raise ValueError(f"dev_share must be at least 0 and less than 1, but got {self.dev_share}")
-        if self.generator is not None and not isinstance(self.generator.get("type"), str):
-            raise ValueError("generator needs a type, such as haystack.components.generators.chat.OpenAIChatGenerator")
+        if self.generator is not None:
+            if not isinstance(self.generator.get("type"), str):
+                raise ValueError(
+                    "generator needs a type, such as haystack.components.generators.chat.OpenAIChatGenerator"
+                )
+            try:
+                json.dumps(self.generator)
+            except TypeError as error:
+                raise ValueError(f"generator has a value that JSON has not: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -320,6 +333,10 @@ class Recipe:
 
     def __post_init__(self) -> None:
         _not_below(self, 0, "seed")
+        if self.seed >= SEEDS:
+            raise ValueError(f"seed must be less than {SEEDS:,}, but got {self.seed:,}")
+        if not self.retriever or self.reranker == "":
+            raise ValueError("the name of a model is empty")
         if not self.measures:
             raise ValueError("measures must name at least one")
 
@@ -329,6 +346,23 @@ def _not_below(settings: object, least: int, *names: str) -> None:
         value = getattr(settings, name)
         if value is not None and not least <= value < inf:
             raise ValueError(f"{name} must be at least {least}, but got {value}")
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that stands twice: the first one would be ignored without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if repeated := next((key for key in keys if keys.count(key) > 1), None):
+            raise yaml.constructor.ConstructorError(None, None, f"the key {repeated!r} stands twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+def _expanded(value: Any) -> Any:
+    """With the user's own folder for a `~` at the beginning of a path."""
+    if isinstance(value, dict):
+        return {key: _expanded(item) for key, item in value.items()}
+    return os.path.expanduser(value) if isinstance(value, str) and value.startswith("~/") else value
 
 
 def read_recipe(path: str | Path, **changes: str | Path | None) -> Recipe:
@@ -343,7 +377,7 @@ def read_recipe(path: str | Path, **changes: str | Path | None) -> Recipe:
             names file and key.
     """
     try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        values = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_Loader)
     except OSError as error:
         raise RecipeError(f"{path}: cannot be read: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -360,7 +394,7 @@ def make_recipe(values: dict[str, Any], source: str = "recipe") -> Recipe:
         RecipeError: As `read_recipe` does.
     """
     try:
-        return TypeAdapter(Recipe).validate_python(values)
+        return TypeAdapter(Recipe).validate_python(_expanded(values))
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
@@ -413,11 +447,12 @@ def check_recipe(recipe: Recipe, processes: int) -> None:
             raise RecipeError(f"splits.{name}: there is no file {qrels / file}")
     if recipe.splits.dev == recipe.splits.test:
         raise RecipeError("splits: dev and test are the same; what is chosen on dev must not be measured on it")
+    if recipe.unlabelled and not any(line.strip() for _, line in read_lines(recipe.unlabelled)):
+        raise RecipeError(f"unlabelled: {recipe.unlabelled} has no questions")
+    if recipe.judgements and not recipe.judgements.stat().st_size:
+        raise RecipeError(f"judgements: {recipe.judgements} is empty")
     if recipe.mining.run:
-        try:
-            list(islice(iterate_run(recipe.mining.run), 10))  # the rest of it when it is read
-        except DataError as error:
-            raise RecipeError(f"mining.run: {error}") from error
+        _check_run(recipe.mining.run, recipe.collection)
     if recipe.output.exists() and not recipe.output.is_dir():
         raise RecipeError(f"output: {recipe.output} is a file; a run needs a folder")
     for name in ("step1", "step2", "step3", "step4", "joint"):
@@ -428,3 +463,22 @@ def check_recipe(recipe: Recipe, processes: int) -> None:
     for module in ("datasets", "matplotlib", "jinja2"):
         if find_spec(module) is None:
             raise RecipeError(f"recipes need {module}: pip install 'rocketqa-haystack[train]'")
+
+
+def _check_run(path: Path, collection: Path) -> None:
+    """Refuses a run that is damaged or of another collection: the whole file is read, but only some of it looked up.
+
+    Raises:
+        RecipeError: As it says.
+    """
+    try:
+        run = RunFile(path)
+        queries = read_queries(collection / "queries.jsonl") if (collection / "queries.jsonl").is_file() else {}
+    except DataError as error:
+        raise RecipeError(f"mining.run: {error}") from error
+    if queries and not any(id in queries for id in run):
+        raise RecipeError(f"mining.run: {path} has candidates of no question in {collection / 'queries.jsonl'}")
+    corpus = CorpusFile(collection / "corpus.jsonl")
+    for query_id in islice(run, 10):
+        if (unknown := next((id for id in run[query_id] if id not in corpus), None)) is not None:
+            raise RecipeError(f"mining.run: {path}: passage {unknown!r} of query {query_id!r} is not in the corpus")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from filelock import FileLock, Timeout
 from pydantic import Field, TypeAdapter, ValidationError
 
 from rocketqa_haystack.data import DataError
-from trainers.recipes.run import DONE, LOCK, PLAN, USAGE, read_record
+from trainers.recipes.run import DONE, LOCK, PLAN, USAGE, read_json, read_record
 
 
 @dataclass(frozen=True)
@@ -51,8 +50,7 @@ def stage_state(folder: Path, name: str, estimate: float | None = None) -> State
         record = read_record(folder)
         return State(name, "done", record["seconds"], record["outcome"].get("said", ""))
     if (folder / USAGE).is_file():
-        usage = json.loads((folder / USAGE).read_text(encoding="utf-8"))
-        return State(name, "begun", usage["seconds"], estimate=estimate)
+        return State(name, "begun", read_json(folder / USAGE, "seconds")["seconds"], estimate=estimate)
     return State(name, "to do", estimate=estimate)
 
 
@@ -75,6 +73,8 @@ def run_status(folder: Path) -> tuple[list[State], bool]:
             running = False
     except Timeout:
         running = True
+    except OSError:  # a folder of someone else, in which nothing can be locked
+        running = False
     return [stage_state(folder / "stages" / stage.folder, stage.name) for stage in stages], running
 
 
