@@ -11,11 +11,11 @@ from rocketqa_haystack.data import read_queries
 from rocketqa_haystack.encoders import CrossEncoder, DualEncoder, ModelError
 from rocketqa_haystack.encoders.loading import check_kind, is_folder, resolve
 from rocketqa_haystack.evaluation import measure
+from rocketqa_haystack.generators import load_generator
 from trainers.loop import start_accelerator
 from trainers.recipes.composer import Composer, ranks
 from trainers.recipes.deliver import Deliver, check_room
 from trainers.recipes.estimate import measure_rates
-from trainers.recipes.generation import load_generator
 from trainers.recipes.plan import File, GivenModel, Stage, ordered
 from trainers.recipes.questions import checked_qrels
 from trainers.recipes.rocketqa import rocketqa
@@ -122,7 +122,10 @@ def _check(recipe: Recipe, processes: int) -> None:
     if recipe.generation is not None:
         _check_judgements(recipe)  # which are read by a stage otherwise: here after much has been generated
         if recipe.generation.generator is not None:
-            load_generator(recipe.generation.generator)
+            try:
+                load_generator(recipe.generation.generator)
+            except ValueError as error:
+                raise RecipeError(f"generation.generator: {error}") from error
 
 
 def _check_lengths(recipe: Recipe) -> None:

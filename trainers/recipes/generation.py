@@ -16,6 +16,7 @@ from rocketqa_haystack.data import DataError, Qrels, read_queries, write_qrels, 
 from rocketqa_haystack.data.files import read_jsonl
 from rocketqa_haystack.evaluation import Run as Rankings
 from rocketqa_haystack.evaluation import iterate_run
+from rocketqa_haystack.generators import load_generator
 from trainers.augmentation import (
     GeneratedQuestion,
     Kept,
@@ -33,7 +34,6 @@ from trainers.recipes.corrections import GENERATED
 from trainers.recipes.plan import File, Node, Sizes, Stage
 from trainers.recipes.questions import check_ids, checked_qrels
 from trainers.recipes.run import Run
-from trainers.recipes.settings import RecipeError
 from trainers.sampling import question_key
 
 #: Passages for which questions are made at a time: what a killed run has to ask a language model again.
@@ -200,19 +200,3 @@ class RoundTrip(Stage):
 
 def _together(run: Run, parts: Iterable[Runs]) -> Rankings:
     return {id: row for part in parts for id, row in iterate_run(part.file(run, "generated"))}
-
-
-def load_generator(description: Mapping[str, Any]) -> Any:
-    """A Haystack ChatGenerator of its description in a pipeline's YAML: `type` and `init_parameters`.
-
-    Raises:
-        RecipeError: There is no such class, Haystack does not allow it, or it does not take the parameters.
-    """
-    from haystack.core.serialization import import_class_by_name
-
-    from rocketqa_haystack.generators import make_generator
-
-    try:
-        return make_generator(import_class_by_name(description["type"]), description.get("init_parameters") or {})
-    except Exception as error:  # Haystack's own errors are of many kinds
-        raise RecipeError(f"generation.generator: {description['type']} cannot be made: {error}") from error
