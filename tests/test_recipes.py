@@ -660,6 +660,18 @@ def test_vectors_that_were_removed_are_missed(small: Path, model: Path, tmp_path
     stage_of({**recipe, "mining": {"k": 5}}, "mine-1")
 
 
+def test_a_training_killed_at_its_very_end_leaves_nothing_behind(small: Path, model: Path, tmp_path: Path) -> None:
+    recipe = values("rocketqa", small, model, tmp_path / "run")
+    _, folder = stage_of(recipe, "retriever-1")
+    before = (folder / "model" / "model.safetensors").stat().st_mtime_ns
+    (folder / "stage.json").unlink()
+    (folder / "model.training").mkdir()
+    (folder / "model.training" / "run.json").write_text("{}")
+    stage_of(recipe, "retriever-1")
+    assert not (folder / "model.training").exists()
+    assert (folder / "model" / "model.safetensors").stat().st_mtime_ns == before
+
+
 @pytest.mark.parametrize("content", ["{}", '{"name": "questions", ', "[]"])
 def test_a_damaged_record_is_named(
     content: str, small: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -184,11 +184,16 @@ def _questions(groups: Iterable[Groups], sizes: Sizes) -> int:
 
 
 def _clear(folder: Path, run: Run) -> None:
-    """Removes an unfinished training by another number of processes, which trainers do not continue."""
+    """Removes an unfinished training by another number of processes, which trainers do not continue.
+
+    And what was left of one that was killed when its model was there already, and nothing else to do but this.
+    """
     unfinished, doomed = folder / "model.training", folder / ".other-processes"
 
     def clear() -> None:
         shutil.rmtree(doomed, ignore_errors=True)
+        if (folder / "model").is_dir():
+            shutil.rmtree(unfinished, ignore_errors=True)
         file = unfinished / RUN
         if (
             file.is_file()
