@@ -309,8 +309,8 @@ def test_the_fingerprint_of_groups_on_disk_is_that_of_all_of_them(groups: list[T
     assert len(many) > 2_000
     whole = fingerprint(many)
     assert fingerprint(many) == whole
-    changed = replace(many[1_501], positives=(Passage("corrected"),))
-    assert fingerprint([*many[:1_501], changed, *many[1_502:]]) != whole
+    changed = replace(many[1_502], positives=(Passage("corrected"),))
+    assert fingerprint([*many[:1_502], changed, *many[1_503:]]) != whole
 
 
 @pytest.mark.parametrize("trainer", [DualEncoderTrainer, CrossEncoderTrainer, JointTrainer])
