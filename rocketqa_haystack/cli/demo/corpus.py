@@ -132,8 +132,8 @@ def _signature(obj: Any) -> str:
         signature = str(inspect.signature(obj))
     except Exception:  # inspect raises what the signature text of a function written in C makes it evaluate
         return "()"
-    # Defaults such as <function <lambda> at 0x7f...> differ from run to run.
-    return re.sub(r" at 0x[0-9a-f]+", "", signature)
+    # Defaults such as <function <lambda> at 0x7f...> differ from run to run, the interpreter's path between machines.
+    return re.sub(r" at 0x[0-9a-f]+", "", signature).replace(repr(sys.executable), "sys.executable")
 
 
 if __name__ == "__main__":
