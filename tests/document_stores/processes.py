@@ -88,8 +88,8 @@ def write_for_ever(connection: Connection, path: Path, seed: int) -> None:
         connection.send("done")
 
 
-def write_until_told(connection: Connection, path: Path, seed: int) -> None:
-    """Tells at the end how many operations it did."""
+def write_until_told(connection: Connection, path: Path, seed: int, enough: int) -> None:
+    """Tells when it has done more operations than `enough`, and at the end how many."""
     done = 0
     with FAISSDocumentStore(path=path) as store:
         for operation in operations(seed):
@@ -97,6 +97,8 @@ def write_until_told(connection: Connection, path: Path, seed: int) -> None:
                 break
             apply_to_store(store, operation)
             done += 1
+            if done == enough + 1:
+                connection.send("enough")
     connection.send(done)
 
 

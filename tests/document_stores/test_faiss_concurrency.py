@@ -28,12 +28,16 @@ from rocketqa_haystack.document_stores.faiss import FAISSDocumentStore, connecti
 from rocketqa_haystack.document_stores.faiss.index import VectorIndex
 
 SECONDS = 30
+
+#: Writes to wait for, and how long after the first seconds: each is synced, which slow disks do a few times a second.
+ENOUGH, PATIENCE = 300, 240
+
 QUERY = np.random.default_rng(0).standard_normal(DIMENSION, dtype=np.float32)
 
 
 def test_eight_readers_beside_a_writer_find_committed_states_in_order(tmp_path: Path) -> None:
     FAISSDocumentStore(path=tmp_path).count_documents()
-    writer, writing = start(write_until_told, tmp_path, 0)
+    writer, writing = start(write_until_told, tmp_path, 0, ENOUGH)
     readers = [start(search_until_told, tmp_path, QUERY) for _ in range(4)]
     found: list[list[list[str]]] = []
     stop = Event()
@@ -51,6 +55,7 @@ def test_eight_readers_beside_a_writer_find_committed_states_in_order(tmp_path: 
         for thread in threads:
             thread.start()
         time.sleep(SECONDS)
+        enough = writing.poll(PATIENCE)
         stop.set()
         for thread in threads:
             thread.join()
@@ -60,10 +65,12 @@ def test_eight_readers_beside_a_writer_find_committed_states_in_order(tmp_path: 
         assert searches > SECONDS
         found.append(mine)
     writing.send("stop")
+    assert enough, f"fewer than {ENOUGH} writes in {SECONDS + PATIENCE} seconds"
+    assert writing.recv() == "enough"
     done = writing.recv()
     for process in (writer, *(reader for reader, _ in readers)):
         process.join()
-    assert done > 10 * SECONDS
+    assert done > ENOUGH
     assert len(found) == 8
     assert all(len(mine) > SECONDS for mine in found)
 
