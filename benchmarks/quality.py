@@ -56,7 +56,8 @@ MEASURE = "RR@10"
 #: Lengths that both sides cut their texts at, in tokens.
 QUERY, PASSAGE, PAIR = 48, 256, 288
 
-#: Labels from which on a collection is a large one: more steps, and fewer times through the data.
+#: Labels from which on a collection is a large one, and how many of its questions are used after the first step: more
+#: would take days on a CPU.
 LARGE = 2_000
 
 MOST_EPOCHS = 10
@@ -112,7 +113,9 @@ def recipe_for(collection: Path, output: Path, seed: int, reranker: Path | None,
     """The recipe for a collection: of its labels, only their number matters."""
     labels = len(read_qrels(collection / "qrels" / "train.tsv"))
     large = labels >= LARGE
-    common: Values = {"batch_size": 32, "evaluations": 4, "gradient_caching": False}
+    # The first step's negatives are RocketQA's on Natural Questions: BM25's, and the passages of a large batch.
+    first: Values = {"hard_negatives": 1, "lexical_negatives": True, "evaluations": 3}
+    joint: Values = {"batch_size": 32, "gradient_accumulation": 4, "list_length": 8, "contrastive_weight": 1.0}
     return {
         "recipe": "rocketqav2",
         "collection": str(collection),
@@ -122,17 +125,19 @@ def recipe_for(collection: Path, output: Path, seed: int, reranker: Path | None,
         "reranker": str(reranker) if reranker else None,
         "unlabelled": unlabelled,
         "lengths": {"query": QUERY, "passage": PASSAGE, "pair": PAIR},
-        "mining": {"k": 20 if large else 30, "bm25": not large},
-        "step1": {**common, "epochs": 2 if large else 6, "learning_rate": 5e-5},
-        "step2": {**common, "epochs": 1 if large else 3, "learning_rate": 1e-4 if reranker is None else 3e-5},
+        "mining": {"k": 20, "questions": LARGE} if large else {"k": 30, "bm25": True},
+        "step1": {**first, "epochs": 3, "batch_size": 128, "gradient_caching": True, "learning_rate": 1e-4}
+        if large
+        else {**first, "epochs": 6, "batch_size": 32, "learning_rate": 5e-5},
+        "step2": {
+            **({"epochs": 1, "evaluations": 0} if large else {"epochs": 3}),
+            "learning_rate": 1e-4 if reranker is None else 3e-5,
+        },
         "joint": {
-            **common,
-            "epochs": 1 if large else 3,
-            "batch_size": 8,
-            "list_length": 8,
-            "learning_rate": 2e-5,
+            **joint,
+            **({"max_steps": 40, "evaluations": 2} if large else {"epochs": 3, "evaluations": 3}),
+            "learning_rate": 5e-5,
             "reranker_learning_rate": 5e-5 if reranker is None else 2e-5,
-            "contrastive_weight": 1.0,
         },
         "joint_reranker": "step2",
         "measures": [MEASURE, "R@50", "nDCG@10"],

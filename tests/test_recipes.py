@@ -39,7 +39,8 @@ from trainers import run_recipe
 from trainers.loop import start_accelerator
 from trainers.recipes import RECIPES, RecipeError, make_recipe, plan_recipe, read_recipe
 from trainers.recipes.corrections import Judgement, read_corrections, write_judgements
-from trainers.recipes.plan import Stage, ordered
+from trainers.recipes.groups import Groups
+from trainers.recipes.plan import Sizes, Stage, ordered
 from trainers.recipes.questions import known_by_query
 from trainers.recipes.rocketqa import rocketqa
 from trainers.recipes.rocketqav2 import rocketqav2
@@ -376,6 +377,30 @@ def test_the_first_step_gets_random_passages_or_those_of_bm25(small: Path, model
     assert found[1] == {id: set(row) - set(train.qrels[id]) for id, row in read_run(ranked).items()}
 
 
+@pytest.mark.parametrize("name", ["rocketqa", "rocketqav2"])
+def test_candidates_of_some_of_the_questions_are_enough_for_the_steps_after_the_first(
+    name: str, small: Path, model: Path, tmp_path: Path
+) -> None:
+    recipe = values(name, small, model, tmp_path / "run")
+    recipe["mining"] = {"k": 8, "questions": 5}
+    stage, folder = stage_of(recipe, "denoised")
+    run = folder.parent
+    train = load_collection(small, "train").queries
+    (groups,) = (list(read_groups(file)) for file in run.glob("denoised-*/groups.jsonl"))
+    chosen = [group.query_id for group in groups]
+    assert len(chosen) == 5
+    assert set(chosen) < set(train)
+    assert chosen != list(train)[:5]
+    (scored,), (dev,) = run.glob("score-*/train.trec"), run.glob("score-*/dev.trec")
+    assert set(read_run(scored)) == set(chosen)
+    assert set(read_run(dev)) == set(load_collection(small, "dev").queries)
+    _, labelled = stage_of(recipe, "labelled")
+    assert {group.query_id for group in read_groups(labelled / "groups.jsonl")} == set(train)
+    sizes = Sizes(passages=24, train=12, dev=4, test=4, unlabelled=6, generated=0)
+    counts = {stage.name: stage.count(sizes) for stage in ordered(stage) if isinstance(stage, Groups)}
+    assert counts == {"labelled": 12, "undenoised": 5, "denoised": 5}
+
+
 def test_a_dry_run_shows_states_and_times_and_runs_nothing(
     small: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -524,6 +549,7 @@ def test_what_a_person_judged_wrong_is_a_negative_wherever_it_ranks(
         ({"joint": {"reranker_learning_rate": 0}}, "reranker_learning_rate must be greater than 0"),
         ({"step1": {"learning_rate": float("inf")}}, "learning_rate must be finite"),
         ({"step2": {"negatives": 0}}, "negatives must be at least 1"),
+        ({"mining": {"questions": 0}}, "questions must be at least 1"),
         ({"step3": {"hard_negatives": -2}}, "hard_negatives must be at least 0"),
         ({"lengths": {"query": 0}}, "query must be at least"),
         ({"seed": -1}, "seed must be at least 0"),

@@ -13,7 +13,7 @@ from trainers.recipes.deliver import Deliver, Weigh
 from trainers.recipes.generation import Generate, Half, RoundTrip
 from trainers.recipes.groups import Denoised, Groups, Labelled, PseudoLabelled, Undenoised
 from trainers.recipes.plan import File, GivenModel, Model, Sizes
-from trainers.recipes.questions import Asked, Data, Questions, Unlabelled
+from trainers.recipes.questions import Asked, Data, Questions, Sample, Unlabelled
 from trainers.recipes.settings import Lengths, Recipe, RerankerTraining, RetrieverTraining
 from trainers.recipes.training import Side, TrainJoint, TrainReranker, TrainRetriever
 from trainers.sampling import Thresholds
@@ -27,6 +27,7 @@ class Composer:
         retriever: What the retriever starts from.
         reranker: What the re-ranker starts from.
         data: The labelled questions; those that are generated among them.
+        sample: Those of them that candidates are found for.
         unlabelled: The unlabelled questions, if there are any.
         systems: What is measured so far: a title and its rankings of the dev and test questions.
     """
@@ -51,6 +52,8 @@ class Composer:
             0 if self._split(recipe.splits.dev) else recipe.seed,  # dev is drawn only where there is none
         )
         self.asked = Asked("asked", self.data, self._file("queries.jsonl"), self._split(recipe.splits.test))
+        mined = recipe.mining.questions
+        self.sample = self.data if mined is None else Sample("sample", self.data, mined, recipe.seed)
         self.lexical = Lexical("bm25", self.asked, self._corpus, recipe.mining.k)
         self.systems.append(("BM25", self.lexical))
 

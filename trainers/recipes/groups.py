@@ -13,7 +13,7 @@ from rocketqa_haystack.evaluation import RunFile, iterate_run
 from trainers.augmentation import HELD_OUT, Kept, pseudo_label
 from trainers.calibration import probabilities
 from trainers.recipes.candidates import Calibrate, Lexical, Mine, Score
-from trainers.recipes.plan import File, Stage
+from trainers.recipes.plan import File, Sizes, Stage
 from trainers.recipes.questions import Asked, Data, Unlabelled, known_by_query, positives
 from trainers.recipes.run import Run
 from trainers.sampling import (
@@ -33,6 +33,10 @@ class Groups(Stage):
     def file(self, run: Run) -> Path:
         """The groups."""
         return run.of(self) / "groups.jsonl"
+
+    def count(self, sizes: Sizes) -> int:
+        """How many there are, as far as it is known before."""
+        return sizes.train
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,6 +82,9 @@ class Undenoised(Groups):
         run.main_only(lambda: write_groups(self.file(run), self._groups(run)))
         return {}
 
+    def count(self, sizes: Sizes) -> int:
+        return self.mined.questions.count(sizes) - sizes.dev
+
     def _groups(self, run: Run) -> Iterator[TrainingGroup]:
         corpus, queries, judged = (
             run.corpus(self.corpus),
@@ -118,6 +125,9 @@ class Denoised(Groups):
         total = max(1, sum(counts.values()))
         return {"said": f"{counts['random'] / total:.0%} of the negatives are random", "negatives": dict(counts)}
 
+    def count(self, sizes: Sizes) -> int:
+        return self.mined.questions.count(sizes) - sizes.dev
+
     def _groups(self, run: Run, counts: Counter[str]) -> Iterator[TrainingGroup]:
         corpus, queries, judged = (
             run.corpus(self.corpus),
@@ -155,6 +165,9 @@ class PseudoLabelled(Groups):
         kept = Kept()
         run.main_only(lambda: write_groups(self.file(run), self._groups(run, kept)))
         return {"said": str(kept), "questions": kept.as_dict()}
+
+    def count(self, sizes: Sizes) -> int:
+        return sizes.unlabelled
 
     def _groups(self, run: Run, kept: Kept) -> Iterator[TrainingGroup]:
         corpus, queries = run.corpus(self.corpus), self.questions.sets(run)["unlabelled"]

@@ -159,6 +159,31 @@ class Data(Stage):
 
 
 @dataclass(frozen=True, eq=False)
+class Sample(Stage):
+    """Some of the questions to train on, at random, and those for dev."""
+
+    data: Data
+    most: int
+    seed: int
+
+    def run(self, folder: Path, run: Run) -> dict[str, Any]:
+        return {"said": f"{len(self.judged(run)['train']):,} questions to train on"}
+
+    def sets(self, run: Run) -> dict[str, dict[str, str]]:
+        judged, sets = self.judged(run), self.data.sets(run)
+        return {name: {id: sets[name][id] for id in qrels} for name, qrels in judged.items()}
+
+    def judged(self, run: Run) -> dict[str, Qrels]:
+        judged = self.data.judged(run)
+        order = sorted(judged["train"], key=lambda id: query_seed(self.seed, id))
+        chosen = {*order[: self.most]}
+        return {**judged, "train": {id: qrels for id, qrels in judged["train"].items() if id in chosen}}
+
+    def count(self, sizes: Sizes) -> int:
+        return min(self.most, sizes.train) + sizes.dev
+
+
+@dataclass(frozen=True, eq=False)
 class Asked(Stage):
     """The questions that systems are measured on: dev and, where the collection has one, test."""
 

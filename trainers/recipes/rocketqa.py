@@ -17,7 +17,7 @@ def rocketqa(recipe: Recipe) -> Deliver:
     found = make.measure_retriever("step 1: retriever", "measure-1", first)
 
     # Step 2: a re-ranker on positives and negatives out of that retriever's candidates: M_C.
-    mined = make.mine("mine-1", first, make.data)
+    mined = make.mine("mine-1", first, make.sample)
     reranker = make.train_reranker("reranker", make.reranker, mined, recipe.step2)
     make.measure_reranker("step 2: retriever of step 1 + re-ranker", "measure-reranker", reranker, found)
 

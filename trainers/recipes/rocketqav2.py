@@ -18,7 +18,7 @@ def rocketqav2(recipe: Recipe) -> Deliver:
     found = make.measure_retriever("warm-up: retriever", "measure-1", warm)
 
     # RocketQA's step 2: the re-ranker that denoises. It also teaches on its own where joint training is left out.
-    mined = make.mine("mine-1", warm, make.data)
+    mined = make.mine("mine-1", warm, make.sample)
     teacher = make.train_reranker("reranker", make.reranker, mined, recipe.step2)
     make.measure_reranker("warm-up: retriever + re-ranker", "measure-reranker", teacher, found)
 

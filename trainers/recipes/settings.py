@@ -191,6 +191,8 @@ class Mining:
 
     Args:
         k: Passages for each query from each source.
+        questions: Labelled questions that candidates are found for, at random; None takes all. The steps after the
+            first one train on these alone, which bounds their time where labels are many.
         bm25: Whether BM25 is one.
         run: A TREC run of another system over the same queries that is one.
     """
@@ -198,11 +200,12 @@ class Mining:
     __pydantic_config__ = _STRICT
 
     k: int = 50
+    questions: int | None = None
     bm25: bool = False
     run: Path | None = None
 
     def __post_init__(self) -> None:
-        _not_below(self, 1, "k")
+        _not_below(self, 1, "k", "questions")
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from trainers.cross_encoder import CrossEncoderTrainer
 from trainers.dual_encoder import DualEncoderTrainer
 from trainers.joint import JointTrainer
 from trainers.recipes.candidates import Mine
-from trainers.recipes.groups import Groups, PseudoLabelled
+from trainers.recipes.groups import Groups
 from trainers.recipes.plan import Model, Node, Sizes, Stage, Work
 from trainers.recipes.questions import Data
 from trainers.recipes.run import Run
@@ -57,7 +57,7 @@ class TrainRetriever(Stage):
         return _trained(folder)
 
     def work(self, sizes: Sizes) -> Work:
-        questions = 3.0 * self.training.examples(_questions(self.groups, sizes))
+        questions = 3.0 * self.training.examples(_count(self.groups, sizes))
         evaluations = self.training.evaluations + 1 if self.training.evaluations else 0
         return Work(
             queries=questions + evaluations * sizes.dev,
@@ -98,7 +98,7 @@ class TrainReranker(Stage):
         return _trained(folder)
 
     def work(self, sizes: Sizes) -> Work:
-        pairs = 3.0 * self.training.examples(_questions(self.groups, sizes) * (1 + self.training.negatives))
+        pairs = 3.0 * self.training.examples(_count(self.groups, sizes) * (1 + self.training.negatives))
         evaluations = self.training.evaluations + 1 if self.training.evaluations else 0
         return Work(pairs=pairs + evaluations * sizes.dev * self.candidates.k)
 
@@ -142,7 +142,7 @@ class TrainJoint(Stage):
         return _trained(folder)
 
     def work(self, sizes: Sizes) -> Work:
-        lists = 3.0 * self.training.examples(_questions((*self.groups, *self.denoised), sizes))
+        lists = 3.0 * self.training.examples(_count((*self.groups, *self.denoised), sizes))
         evaluations = self.training.evaluations + 1 if self.training.evaluations else 0
         texts = lists * self.training.list_length
         return Work(queries=lists, passages=texts + evaluations * sizes.passages, pairs=texts)
@@ -179,8 +179,8 @@ def joined_groups(folder: Path, stages: Sequence[Groups], run: Run) -> TrainingG
     return TrainingGroups.read(whole, cache=folder / "groups")
 
 
-def _questions(groups: Iterable[Groups], sizes: Sizes) -> int:
-    return sum(sizes.unlabelled if isinstance(stage, PseudoLabelled) else sizes.train for stage in groups)
+def _count(groups: Iterable[Groups], sizes: Sizes) -> int:
+    return sum(stage.count(sizes) for stage in groups)
 
 
 def _clear(folder: Path, run: Run) -> None:
