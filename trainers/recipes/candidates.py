@@ -170,6 +170,28 @@ class Score(Runs):
 
 
 @dataclass(frozen=True, eq=False)
+class Restrict(Runs):
+    """The logits of some candidates, of which all are among those that a re-ranker has scored."""
+
+    candidates: Runs
+    scores: Score
+
+    def run(self, folder: Path, run: Run) -> dict[str, Any]:
+        run.main_only(lambda: self._write(run))
+        return self.outcome(run, run.recipe.measures)
+
+    def _write(self, run: Run) -> None:
+        for name in self.questions.sets(run):
+            logits = RunFile(self.scores.file(run, name))
+            rows = (
+                (query_id, {id: logits[query_id][id] for id in scores})
+                for query_id, scores in iterate_run(self.candidates.file(run, name))
+            )
+            with atomic_write(self.file(run, name)) as file:
+                file.writelines(run_lines(file.name, rows))
+
+
+@dataclass(frozen=True, eq=False)
 class Calibrate(Stage):
     """The temperature that makes probabilities of the re-ranker's logits, fitted on dev."""
 

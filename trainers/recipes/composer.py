@@ -8,7 +8,7 @@ from pathlib import Path
 from rocketqa_haystack.data import read_qrels
 from rocketqa_haystack.data.files import read_lines
 from rocketqa_haystack.encoders.loading import kind_of, resolve
-from trainers.recipes.candidates import Calibrate, Encode, Fuse, Lexical, Mine, Runs, Score
+from trainers.recipes.candidates import Calibrate, Encode, Fuse, Lexical, Mine, Restrict, Runs, Score
 from trainers.recipes.deliver import Deliver, Weigh
 from trainers.recipes.generation import Generate, Half, RoundTrip
 from trainers.recipes.groups import Denoised, Groups, Labelled, PseudoLabelled, Undenoised
@@ -145,12 +145,9 @@ class Composer:
         self.systems.append((title, found))
         return found
 
-    def measure_reranker(self, title: str, name: str, reranker: Model, candidates: Runs) -> Score:
+    def measure_reranker(self, title: str, name: str, reranker: Model, candidates: Runs) -> None:
         """Adds a re-ranker of some candidates to what is measured."""
-        k = self.recipe.mining.k * (2 if isinstance(candidates, Fuse) else 1)
-        scores = Score(name, self.asked, reranker, candidates, self._corpus, k, self.recipe.dtype)
-        self.systems.append((title, scores))
-        return scores
+        self.systems.append((title, self._score_asked(name, reranker, candidates)))
 
     def measure_untouched(self) -> None:
         """Adds the models that the recipe starts from, as far as they rank without training."""
@@ -170,14 +167,14 @@ class Composer:
         found = self.measure_retriever("final retriever", "measure-final", retriever)
         fused = Fuse("measure-hybrid", self.asked, found, self.lexical)
         self.systems.append(("final retriever and BM25, fused", fused))
+        scored = self._score_asked("rerank-hybrid", reranker, fused)
         weighed = []
-        for title, name, candidates in (
-            ("final retriever + re-ranker", "final", found),
-            ("final retriever and BM25 + re-ranker", "hybrid", fused),
+        for title, name, candidates, logits in (
+            ("final retriever + re-ranker", "final", found, Restrict("rerank-final", self.asked, found, scored)),
+            ("final retriever and BM25 + re-ranker", "hybrid", fused, scored),
         ):
-            logits = self.measure_reranker(title, f"rerank-{name}", reranker, candidates)
             best = Weigh(f"weigh-{name}", self.asked, candidates, logits, recipe.measures[0])
-            self.systems.append((f"{title}, weighed", best))
+            self.systems += [(title, logits), (f"{title}, weighed", best)]
             weighed.append(best)
         return Deliver(
             "deliver", tuple(self.systems), retriever, reranker, self._encode(retriever), self._corpus, self.data,
@@ -251,6 +248,10 @@ class Composer:
             )  # fmt: skip
             scores.append(score(f"score-generated-{1 - which}", reranker, other))
         return back("round-trip", made, found, tuple(scores), dev_share)
+
+    def _score_asked(self, name: str, reranker: Model, candidates: Runs) -> Score:
+        k = self.recipe.mining.k * (2 if isinstance(candidates, Fuse) else 1)
+        return Score(name, self.asked, reranker, candidates, self._corpus, k, self.recipe.dtype)
 
     @property
     def _pair_length(self) -> Lengths:

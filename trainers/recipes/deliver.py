@@ -46,7 +46,7 @@ class Weigh(Runs):
     """A re-ranker's logits plus the candidates' own scores times a weight: chosen on dev, without dev 0."""
 
     candidates: Runs
-    logits: Score
+    logits: Runs
     measure: str
 
     def run(self, folder: Path, run: Run) -> dict[str, Any]:
