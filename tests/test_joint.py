@@ -57,7 +57,8 @@ def test_gradient_caching_takes_the_same_step_with_the_same_dropout(
     groups: list[TrainingGroup],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("rocketqa_haystack.encoders.batching.TOKEN_BUDGETS", {"cpu": 60})  # a few texts at a time
+    monkeypatch.setattr("rocketqa_haystack.encoders.batching.TOKEN_BUDGETS", {"cpu": 600})
+    monkeypatch.setattr("trainers.forward.MOST_TOKENS", 60)  # a few texts at a time
     found = []
     for caching in (False, True):
         settings = replace(FAST, gradient_caching=caching)
@@ -75,6 +76,39 @@ def test_gradient_caching_takes_the_same_step_with_the_same_dropout(
     assert whole.keys() == cached.keys()
     for name, gradient in whole.items():
         torch.testing.assert_close(cached[name], gradient, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["dual", "cross", "joint"])
+def test_gradient_caching_takes_the_same_steps_in_bfloat16(
+    kind: str,
+    encoder_folder: Path,
+    ranker_folder: Path,
+    groups: list[TrainingGroup],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("trainers.forward.MOST_TOKENS", 60)
+    found = []
+    for caching in (False, True):
+        settings = replace(FAST, mixed_precision="bf16", learning_rate=1e-3, gradient_caching=caching)
+        trainer: Any
+        if kind == "dual":
+            trainer = DualEncoderTrainer(encoder_folder, groups, settings=settings)
+        elif kind == "cross":
+            trainer = CrossEncoderTrainer(ranker_folder, groups, settings=settings)
+        else:
+            trainer = JointTrainer(encoder_folder, ranker_folder, groups, settings=settings)
+        trainer.train()
+        encoder = trainer.retriever.encoder if kind == "joint" else trainer.encoder
+        found.append(torch.cat([parameter.detach().flatten() for parameter in encoder.model.parameters()]))
+    assert float((found[0] - found[1]).abs().max()) < 1e-6
+
+
+@pytest.mark.parametrize("value", [math.inf, 0.0, math.nan])
+def test_a_learning_rate_that_is_none_is_refused(
+    value: float, encoder_folder: Path, ranker_folder: Path, groups: list[TrainingGroup]
+) -> None:
+    with pytest.raises(ValueError, match="reranker_learning_rate must be greater than 0 and finite"):
+        JointTrainer(encoder_folder, ranker_folder, groups, settings=FAST, reranker_learning_rate=value)
 
 
 @pytest.mark.parametrize("kind", ["dual", "cross", "joint"])

@@ -149,6 +149,7 @@ BAD = [
     ("jsonl", json.dumps({**record(CAPITALS[0]), "query": "\ud800"}), r"'query' holds half a surrogate pair \(\\ud800"),
     ("jsonl", json.dumps({**record(CAPITALS[0]), "positive_passages": []}), "needs at least one positive passage"),
     ("jsonl", json.dumps({**record(CAPITALS[0]), "positive_passages": 3}), "'positive_passages' must be a list of"),
+    ("jsonl", json.dumps({**record(CAPITALS[0]), "negative_passages": {}}), "'negative_passages' must be a list of"),
     (
         "jsonl",
         json.dumps({**record(CAPITALS[0]), "positive_passages": [{"docid": "7", "text": "\t"}]}),
@@ -210,6 +211,49 @@ def test_a_bad_item_of_dprs_json_is_refused_or_left_out_and_counted(tmp_path: Pa
     path.write_text(json.dumps(items[2:])[:-4])
     with pytest.raises(DataError, match=r"train\.json, item 3: not valid JSON"):
         read_groups(path, skipped=SkippedLines())
+
+
+@pytest.mark.parametrize(
+    ("broken", "reason"),
+    [
+        (b"[" * 100_000, r"not valid JSON \(nested too deeply\)"),
+        (b'{"question": ' + b"1" * 5000 + b"}", "a number is too long"),
+        (b'{"question": "\xff"}', "not UTF-8 text"),
+        (b'{"question": ]}', "not valid JSON"),
+        (b'{"question": "q"} {', r"not valid JSON \(expected ,\)"),
+        (b"", "not valid JSON"),
+        (b"{}] x", r"not valid JSON \(expected the end\)"),
+    ],
+    ids=["deep", "number", "bytes", "syntax", "no comma", "no item", "no end"],
+)
+def test_an_array_that_breaks_off_gives_what_comes_before(tmp_path: Path, broken: bytes, reason: str) -> None:
+    path = tmp_path / "train.json"
+    # The items before it fill what is read at a time, those that come after it are never reached.
+    good = dpr(CAPITALS * 500).encode()[:-1]
+    path.write_bytes(good + b", " + broken + b", " + good[1:] + b"]")
+    with pytest.raises(DataError, match=rf"train\.json, item \d+: {reason}"):
+        read_groups(path, skipped=SkippedLines())
+    number = len(json.loads(good + b"]")) + 1
+    if reason != "not UTF-8 text":  # which is found when a part of the file is read
+        found = []
+        with pytest.raises(DataError, match=rf"item {number}: | item {number + 1}: "):
+            found.extend(iterate_groups(path, skipped=SkippedLines()))
+        assert len(found) == number - 1
+
+
+def test_a_number_in_dprs_json_may_be_of_any_size(tmp_path: Path) -> None:
+    path = tmp_path / "train.json"
+    path.write_text(dpr(CAPITALS).replace("1.5", "1e999999999999999999999"))
+    assert contents(read_groups(path)) == contents(CAPITALS)
+    path.write_text(dpr(CAPITALS).replace("France", "\\ud800"))
+    with pytest.raises(DataError, match=r"item 1: 'title' holds half a surrogate pair"):
+        read_groups(path)
+
+
+def test_items_of_an_array_may_be_longer_than_what_is_read_at_a_time(tmp_path: Path) -> None:
+    long = [TrainingGroup("1", "q", ("1",), (Passage("x" * 700_001),), ("2",), (Passage("\u00e9" * 300_003),))] * 5
+    (tmp_path / "train.json").write_text(dpr(long, ensure_ascii=False))
+    assert contents(read_groups(tmp_path / "train.json")) == contents(long)
 
 
 def test_all_lines_of_a_query_without_a_positive_are_counted(tmp_path: Path) -> None:
@@ -376,6 +420,14 @@ def test_many_groups_take_little_memory(tmp_path: Path) -> None:
     assert float(megabytes) < 15
 
 
+def test_long_groups_are_kept_in_several_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "train.jsonl").write_text(jsonl(CAPITALS * 20))
+    monkeypatch.setattr("rocketqa_haystack.data.training_groups._CHARACTERS", 100)
+    groups = TrainingGroups.read(tmp_path / "train.jsonl")
+    assert contents(groups) == contents(CAPITALS * 20)
+    assert groups._table.data.table.column(0).num_chunks > 5
+
+
 def test_checks_tell_what_is_wrong_by_count_and_example() -> None:
     yes, no = Passage("yes"), Passage("no")
     groups = [
@@ -383,13 +435,15 @@ def test_checks_tell_what_is_wrong_by_count_and_example() -> None:
         TrainingGroup("few", "?", ("y",), (yes,), ("n", "n"), (no, no)),
         TrainingGroup("positive", "?", ("y",), (yes,), ("n", "y"), (no, yes)),
         TrainingGroup("title", "?", ("y",), (Passage("", "yes"),), ("n", "m"), (no, Passage(" "))),
+        TrainingGroup("id", "?", ("y",), (yes,), ("n", "y"), (no, Passage("yes", "No"))),
     ]
     report = check_groups(groups, negatives=2)
     assert report.trainable
     assert str(report) == (
-        "4 training groups: 2 with fewer than 2 different negatives (such as 'few', 'positive'). "
+        "5 training groups: 2 with fewer than 2 different negatives (such as 'few', 'positive'). "
         "1 with a positive among its negatives (such as 'positive'). "
-        "1 with an empty negative passage (such as 'title')."
+        "1 with an empty negative passage (such as 'title'). "
+        "1 with a negative that has the id of a positive and another text (such as 'id')."
     )
     assert str(check_groups(groups[:1], negatives=2)) == "1 training groups, none with a fault."
     assert "fewer" not in str(check_groups(groups))

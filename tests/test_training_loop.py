@@ -218,6 +218,47 @@ def test_a_gradient_that_is_not_finite_stops_the_run(encoder_folder: Path, group
     assert torch.equal(weights(trainer), before)
 
 
+@pytest.mark.parametrize("steps", [1, 2])
+def test_weights_that_are_not_finite_stop_the_run_before_they_are_kept(
+    steps: int, encoder_folder: Path, groups: list[TrainingGroup], tmp_path: Path
+) -> None:
+    steep: dict[str, Any] = {"learning_rate": 3e38, "weight_decay": 10.0, "warmup_ratio": 0.0}
+    run = TrainingSettings(batch_size=4, max_steps=steps, checkpoint_every=1, **steep, **FAST)
+    trainer = DualEncoderTrainer(encoder_folder, groups, settings=run)
+    with pytest.raises(FloatingPointError, match=rf"weight is (nan|inf) at step 1 of {steps}, for the queries q"):
+        trainer.train(tmp_path / "model")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_patience_without_questions_to_evaluate_on_is_refused(
+    encoder_folder: Path, groups: list[TrainingGroup], tmp_path: Path
+) -> None:
+    trainer = DualEncoderTrainer(encoder_folder, groups, settings=TrainingSettings(evaluations=4, patience=1, **FAST))
+    with pytest.raises(ValueError, match="patience=1 needs dev"):
+        trainer.train(tmp_path / "model")
+
+
+def test_a_checkpoint_without_its_log_is_named(
+    encoder_folder: Path, groups: list[TrainingGroup], tmp_path: Path
+) -> None:
+    run = TrainingSettings(batch_size=4, checkpoint_every=1, **FAST)
+    trainer = DualEncoderTrainer(encoder_folder, groups, settings=run)
+    known_loss, left = trainer.loss, iter(range(2))
+
+    def loss(batch: Any) -> torch.Tensor | None:
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        return known_loss(batch)
+
+    trainer.loss = loss  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train(tmp_path / "model")
+    (tmp_path / "model.training" / "training.jsonl").unlink()
+    with pytest.raises(OSError, match=r"training\.jsonl has not the steps up to 2, of which there is a checkpoint"):
+        DualEncoderTrainer(encoder_folder, groups, settings=run).train(tmp_path / "model")
+    assert (tmp_path / "model.training" / "step-2").is_dir()
+
+
 def test_the_last_checkpoints_are_kept(encoder_folder: Path, groups: list[TrainingGroup], tmp_path: Path) -> None:
     seen: list[list[str]] = []
     run = TrainingSettings(batch_size=2, checkpoint_every=2, checkpoints_kept=2, **FAST)

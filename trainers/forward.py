@@ -19,9 +19,10 @@ from trainers.gathering import most_of_all_processes
 from trainers.replay import replayed
 from trainers.sharding import is_sharded
 
-#: The most tokens whose activations gradient caching keeps at a time: fewer than a GPU likes in a forward pass alone,
-#: where those of all layers need not be kept.
-REPLAYED_TOKENS = 8_192
+#: The most tokens of a batch, whose activations gradient caching keeps at a time: fewer than a GPU likes in inference,
+#: where those of all layers need not be kept. With and without caching the batches are the same, as what dropout leaves
+#: out depends on them.
+MOST_TOKENS = 8_192
 
 
 def forward_in_batches(
@@ -85,8 +86,7 @@ def forward_tokens(
     def forward(batch: NDArray[np.int64]) -> Tensor:
         return run(tokens.features(batch, device))
 
-    budget = token_budget_for(device)
-    batches = list(tokens.batches(min(budget, REPLAYED_TOKENS) if replay else budget))
+    batches = list(tokens.batches(min(token_budget_for(device), MOST_TOKENS)))
     calls: list[Callable[[], Tensor]] = [partial(forward, batch) for batch in batches]
     if is_sharded(model):
         # Sharded weights are put together by all processes, for each batch: those with fewer batches go along.

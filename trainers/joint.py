@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -109,8 +110,10 @@ class JointTrainer:
             raise ValueError(f"list_length must be at least 2, a positive and a negative, but got {list_length}")
         if not contrastive_weight >= 0:
             raise ValueError(f"contrastive_weight must not be negative, but got {contrastive_weight}")
-        if reranker_learning_rate is not None and not reranker_learning_rate > 0:
-            raise ValueError(f"reranker_learning_rate must be greater than 0, but got {reranker_learning_rate}")
+        if reranker_learning_rate is not None and not 0 < reranker_learning_rate < math.inf:
+            raise ValueError(
+                f"reranker_learning_rate must be greater than 0 and finite, but got {reranker_learning_rate}"
+            )
         self.dev = check_dev(dev)
         self.settings = settings or TrainingSettings()
         self.accelerator = start_accelerator()

@@ -157,12 +157,14 @@ def train(task: Task, output: str | Path | None) -> TrainingResult:
 
     Raises:
         FileExistsError: The output is there already, and is not this run's.
-        FloatingPointError: The loss or its gradient is not finite; the message has the step and the queries.
+        FloatingPointError: The loss, its gradient or a weight is not finite; the message has the step and the queries.
         OSError: A checkpoint or the output cannot be written; what was there before is as it was.
         ValueError: There is nothing to train on, a setting cannot be met, or an interrupted run differs.
     """
     settings, accelerator = task.settings, task.accelerator
     check_trackers(settings.tracker_names)
+    if settings.patience and task.evaluate is None:
+        raise ValueError(f"patience={settings.patience} needs dev, to evaluate on")
     if settings.trackers and output is None:
         raise ValueError("trackers need an output folder, to keep their files in")
     if output is None:
@@ -234,7 +236,10 @@ class _Run:
             warmup_ratio=settings.warmup_ratio,
             total=self._total,
         )
-        self._autocast = torch.autocast(accelerator.device.type, dtype=torch.bfloat16, enabled=task.precision == "bf16")
+        # Without the cache of weights that were cast: it would sum their gradients over batches in bfloat16.
+        self._autocast = torch.autocast(
+            accelerator.device.type, dtype=torch.bfloat16, enabled=task.precision == "bf16", cache_enabled=False
+        )
         times = settings.evaluations if task.evaluate else 0
         self._evaluated = {round(self._total * (i + 1) / times) for i in range(times)}
         self._measures: list[tuple[int, float]] = []
@@ -327,6 +332,10 @@ class _Run:
         for norm in norms:  # each: the greatest of a number and none may be the number
             self._refuse("gradient's length", norm, step, examples)
         rate = self._optimizer.step(step)
+        if step + 1 == self._total or self.checkpoint_due(step + 1):
+            # Weights that overflowed show in the next step's loss; here there is none, or they are kept before it.
+            for parameter in self._trained.values():
+                self._refuse("greatest weight", float(whole_tensor(parameter).abs().max()), step, examples)
         return {"step": step + 1, "epoch": epoch, "loss": total, "learning_rate": rate, "gradient_norm": max(norms)}
 
     def _refuse(self, what: str, value: float, step: int, examples: Sequence[Example]) -> None:

@@ -117,6 +117,8 @@ class RunFolder:
                     lines.append(line)
                     size += len(raw)
             os.truncate(path, size)
+        if step and (not lines or lines[-1]["step"] < step):
+            raise OSError(f"{path} has not the steps up to {step}, of which there is a checkpoint; remove {self.path}")
         self._log = path.open("a", encoding="utf-8")
         return step, lines
 

@@ -92,7 +92,7 @@ def decode_line(place: str, number: int, raw: bytes) -> str:
     try:
         return raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
     except UnicodeDecodeError as error:
-        raise DataError(f"{place}: not UTF-8 text ({error.reason})") from error
+        raise not_readable(place, error) from error
 
 
 def read_lines(path: str | Path) -> Iterator[tuple[int, str]]:
@@ -123,15 +123,24 @@ def json_object(place: str, text: str) -> dict[str, Any]:
     """
     try:
         record = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{place}: not valid JSON ({error.msg})") from error
-    except RecursionError as error:
-        raise DataError(f"{place}: not valid JSON (nested too deeply)") from error
-    except ValueError as error:
-        raise DataError(f"{place}: a number is too long") from error
+    except (ValueError, RecursionError) as error:
+        raise not_readable(place, error) from error
     if not isinstance(record, dict):
         raise DataError(f"{place}: expected a JSON object, found {type(record).__name__}")
     return record
+
+
+def not_readable(place: str, error: ValueError | RecursionError) -> DataError:
+    """What to say of what cannot be decoded or is not JSON; the message begins with `place`."""
+    if isinstance(error, json.JSONDecodeError):
+        reason = f"not valid JSON ({error.msg})"
+    elif isinstance(error, RecursionError):
+        reason = "not valid JSON (nested too deeply)"
+    elif isinstance(error, UnicodeDecodeError):
+        reason = f"not UTF-8 text ({error.reason})"
+    else:
+        reason = "a number is too long"
+    return DataError(f"{place}: {reason}")
 
 
 def text_field(place: str, record: dict[str, Any], *names: str, default: str | None = None) -> str:

@@ -40,6 +40,7 @@ from rocketqa_haystack.data.files import (
     text_field,
 )
 from rocketqa_haystack.data.groups import TrainingGroup
+from rocketqa_haystack.data.json_array import iterate_array
 from rocketqa_haystack.data.passage import Passage
 
 GroupFormat = Literal["jsonl", "triples", "pairs", "dpr"]
@@ -93,7 +94,7 @@ def iterate_groups(path: str | Path, *, skipped: SkippedLines | None = None) -> 
     path = Path(path)
     format = group_format(path)
     if format == "dpr":
-        return _kept(_dpr_items(path), lambda item: _dpr_group(path, *item), skipped)
+        return _kept(iterate_array(path), lambda item: _dpr_group(path, *item), skipped)
     if format == "pairs":
         return _pair_groups(path, skipped)
     if format == "triples":
@@ -195,7 +196,9 @@ def _jsonl_group(path: Path, votes: Votes, number: int, raw: bytes) -> TrainingG
 def _passages(
     place: str, record: dict[str, Any], name: str, id_names: tuple[str, ...], default_id: str | None = None
 ) -> list[tuple[str, Passage]]:
-    items = record.get(name) or []
+    items = record.get(name)
+    if items is None:
+        return []
     if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
         raise DataError(f"{place}: {name!r} must be a list of passages")
     return [
@@ -258,28 +261,6 @@ def _pair(path: Path, number: int, raw: bytes) -> tuple[int, str, str, str, str]
     if label.strip() not in ("0", "1"):
         raise DataError(f"{path}, line {number}: the label must be 1 or 0, not {label!r}")
     return number, query, title, text, label.strip()
-
-
-def _dpr_items(path: Path) -> Iterator[tuple[int, Any]]:
-    try:
-        import ijson
-    except ImportError as error:
-        raise ImportError("DPR's files need ijson: pip install 'rocketqa-haystack[train]'") from error
-    with open_bytes(path) as file:
-        if file.read(3) != b"\xef\xbb\xbf":
-            file.seek(0)
-        items = ijson.items(file, "item")
-        number = 0
-        while True:
-            number += 1
-            try:
-                item = next(items)
-            except StopIteration:
-                return
-            except ijson.JSONError as error:
-                # What follows cannot be told from what is broken: not a bad line, but a bad file.
-                raise DataError(f"{path}, item {number}: not valid JSON ({error})") from error
-            yield number, item
 
 
 def _dpr_group(path: Path, number: int, record: Any) -> TrainingGroup:

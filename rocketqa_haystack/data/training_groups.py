@@ -9,7 +9,6 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from importlib import import_module
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
@@ -25,8 +24,11 @@ if TYPE_CHECKING:
 _LAYOUT = 2
 _POSITIVE = ("positive_ids", "positive_texts", "positive_titles")
 _NEGATIVE = ("negative_ids", "negative_texts", "negative_titles")
-#: Groups written and read at a time.
-_BATCH = 1000
+#: Groups that are written at a time, at most, and characters of their texts after which no more are added to them:
+#: Arrow counts the bytes of a column in 31 bits.
+_BATCH, _CHARACTERS = 1000, 1 << 25
+#: Groups that are read at a time.
+_READ = 100
 
 
 class TrainingGroups(Sequence[TrainingGroup]):
@@ -91,7 +93,7 @@ class TrainingGroups(Sequence[TrainingGroup]):
         return _group(self._table[index])
 
     def __iter__(self) -> Iterator[TrainingGroup]:
-        for rows in self._table.iter(batch_size=_BATCH):
+        for rows in self._table.iter(batch_size=_READ):
             yield from _groups(rows)
 
 
@@ -146,7 +148,7 @@ def _write(folder: Path, path: Path, skip_bad_lines: bool) -> None:
     groups, count, seen = iterate_groups(path, skipped=skipped), 0, hashlib.blake2b(digest_size=8)
     with (folder / "groups.arrow").open("wb") as file:
         with pyarrow.ipc.new_stream(file, schema) as writer:
-            while batch := list(islice(groups, _BATCH)):
+            for batch in _batches(groups):
                 rows = pyarrow.RecordBatch.from_pydict(_columns(batch), schema)
                 writer.write_batch(rows)
                 seen.update(rows.serialize())
@@ -156,6 +158,18 @@ def _write(folder: Path, path: Path, skip_bad_lines: bool) -> None:
     if not count:
         raise DataError(no_groups(path, skipped))
     write_json(folder / "read.json", {"skipped": vars(skipped or SkippedLines()), "fingerprint": seen.hexdigest()})
+
+
+def _batches(groups: Iterable[TrainingGroup]) -> Iterator[list[TrainingGroup]]:
+    batch, characters = [], 0
+    for group in groups:
+        batch.append(group)
+        characters += sum(len(passage.text) for passage in (*group.positives, *group.negatives))
+        if len(batch) == _BATCH or characters > _CHARACTERS:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch
 
 
 def _columns(groups: Sequence[TrainingGroup]) -> dict[str, list[Any]]:
