@@ -11,7 +11,7 @@ from typing import Any, TextIO
 from rocketqa_haystack.data.files import not_readable, open_bytes
 
 #: Characters read at a time, and the most that an item is looked for in: a broken one may seem to have no end.
-_PART, _LONGEST = 1 << 18, 1 << 26
+_PART, _LONGEST = 1 << 16, 1 << 26
 
 
 def iterate_array(path: str | Path) -> Iterator[tuple[int, Any]]:
