@@ -119,8 +119,8 @@ def recipe_for(collection: Path, output: Path, seed: int, reranker: str | None, 
     labels = len(read_qrels(collection / "qrels" / "train.tsv"))
     large = labels >= LARGE
     # The first step's negatives are RocketQA's on Natural Questions: BM25's, and the passages of a large batch.
-    first: Values = {"hard_negatives": 1, "lexical_negatives": True, "evaluations": 3}
-    joint: Values = {"batch_size": 32, "gradient_accumulation": 4, "list_length": 8, "contrastive_weight": 1.0}
+    first: Values = {"hard_negatives": 1, "lexical_negatives": True, "evaluations": 3, "checkpoint_every": 10}
+    lists: Values = {"batch_size": 32, "gradient_accumulation": 4, "list_length": 8, "checkpoint_every": 10}
     return {
         "recipe": "rocketqav2",
         "collection": str(collection),
@@ -139,7 +139,8 @@ def recipe_for(collection: Path, output: Path, seed: int, reranker: str | None, 
             "learning_rate": 1e-4 if reranker is None else 3e-5,
         },
         "joint": {
-            **joint,
+            **lists,
+            "contrastive_weight": 1.0,
             **({"max_steps": 40, "evaluations": 2} if large else {"epochs": 3, "evaluations": 3}),
             "learning_rate": 5e-5,
             "reranker_learning_rate": 5e-5 if reranker is None else 2e-5,
