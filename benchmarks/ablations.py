@@ -12,9 +12,9 @@ and the difference to the table's first row with a 95 % interval by paired boots
 of hard negatives it says how many of them are wrong: hold an answer string of their question, as queries.jsonl has it;
 after that of augmentation, how many pseudo-labels are right.
 
-It is sized for some four hours a seed on 2 CPU cores without bfloat16, by estimate from some of its tables. `--only`
-chooses tables, `--steps` shortens all of them. What the printed tables took in all is said at the end, from the records
-of their stages.
+All tables took some seven hours for one seed on 2 CPU cores without bfloat16, those of a list's length and of
+augmentation the longest. `--only` chooses tables, `--steps` shortens all of them. What the printed tables took in all
+is said at the end, from the records of their stages.
 """
 
 from __future__ import annotations

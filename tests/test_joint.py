@@ -29,6 +29,14 @@ def groups(collection: Collection) -> list[TrainingGroup]:
     return groups_from_collection(collection, negatives)[:24]
 
 
+def trainer_of(kind: str, encoder: Path, ranker: Path, groups: list[TrainingGroup], settings: TrainingSettings) -> Any:
+    if kind == "dual":
+        return DualEncoderTrainer(encoder, groups, settings=settings, hard_negatives=2)
+    if kind == "cross":
+        return CrossEncoderTrainer(ranker, groups, settings=settings)
+    return JointTrainer(encoder, ranker, groups, settings=settings, list_length=5, contrastive_weight=0.5)
+
+
 def gradients(trainer: Any, batch: Any) -> dict[str, torch.Tensor]:
     """Of one step with dropout."""
     models = {"r": trainer.retriever.encoder.model} if hasattr(trainer, "retriever") else {"e": trainer.encoder.model}
@@ -62,15 +70,7 @@ def test_gradient_caching_takes_the_same_step_with_the_same_dropout(
     found = []
     for caching in (False, True):
         settings = replace(FAST, gradient_caching=caching)
-        trainer: Any
-        if kind == "dual":
-            trainer = DualEncoderTrainer(encoder_folder, groups, settings=settings, hard_negatives=2)
-        elif kind == "cross":
-            trainer = CrossEncoderTrainer(ranker_folder, groups, settings=settings)
-        else:
-            trainer = JointTrainer(
-                encoder_folder, ranker_folder, groups, settings=settings, list_length=5, contrastive_weight=0.5
-            )
+        trainer = trainer_of(kind, encoder_folder, ranker_folder, groups, settings)
         found.append(gradients(trainer, trainer._batches(0)[0]))
     whole, cached = found
     assert whole.keys() == cached.keys()
@@ -90,13 +90,7 @@ def test_gradient_caching_takes_the_same_steps_in_bfloat16(
     found = []
     for caching in (False, True):
         settings = replace(FAST, mixed_precision="bf16", learning_rate=1e-3, gradient_caching=caching)
-        trainer: Any
-        if kind == "dual":
-            trainer = DualEncoderTrainer(encoder_folder, groups, settings=settings)
-        elif kind == "cross":
-            trainer = CrossEncoderTrainer(ranker_folder, groups, settings=settings)
-        else:
-            trainer = JointTrainer(encoder_folder, ranker_folder, groups, settings=settings)
+        trainer = trainer_of(kind, encoder_folder, ranker_folder, groups, settings)
         trainer.train()
         encoder = trainer.retriever.encoder if kind == "joint" else trainer.encoder
         found.append(torch.cat([parameter.detach().flatten() for parameter in encoder.model.parameters()]))
@@ -104,7 +98,7 @@ def test_gradient_caching_takes_the_same_steps_in_bfloat16(
 
 
 @pytest.mark.parametrize("value", [math.inf, 0.0, math.nan])
-def test_a_learning_rate_that_is_none_is_refused(
+def test_a_re_rankers_learning_rate_that_nothing_is_learned_with_is_refused(
     value: float, encoder_folder: Path, ranker_folder: Path, groups: list[TrainingGroup]
 ) -> None:
     with pytest.raises(ValueError, match="reranker_learning_rate must be greater than 0 and finite"):

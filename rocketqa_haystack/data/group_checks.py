@@ -85,8 +85,10 @@ def _faults(group: TrainingGroup, negatives: int, known: Container[Passage]) -> 
         yield "an empty negative passage"
     if not set(group.positives).isdisjoint(group.negatives):
         yield "a positive among its negatives"
-    texts = dict(zip(group.positive_ids, group.positives, strict=True))
-    if any(texts.get(id, passage) != passage for id, passage in zip(group.negative_ids, group.negatives, strict=True)):
+    # Groups made in memory may have no ids.
+    texts = dict(zip(group.positive_ids, group.positives, strict=False))
+    negative_texts = zip(group.negative_ids, group.negatives, strict=False)
+    if any(texts.get(id, passage) != passage for id, passage in negative_texts):
         yield "a negative that has the id of a positive and another text"
     usable = {passage for passage in group.negatives if passage not in group.positives and passage not in known}
     if len(usable) < negatives:
