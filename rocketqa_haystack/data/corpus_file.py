@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rocketqa_haystack.data.beir import corpus_metadata, corpus_record
-from rocketqa_haystack.data.files import DataError, decode_line, json_object
+from rocketqa_haystack.data.files import DataError, decode_line, json_object, lines_with_offsets, open_unpacked
 from rocketqa_haystack.data.passage import Passage
 
 
@@ -27,21 +27,13 @@ class CorpusFile(Mapping[str, Passage]):
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self._places: dict[str, tuple[int, int]] = {}
-        try:
-            self._file = self.path.open("rb")
-        except OSError as error:
-            raise DataError(f"{path}: cannot be read: {error.strerror}") from error
-        if self._file.peek(2)[:2] == b"\x1f\x8b":
-            raise DataError(f"{path}: packed by gzip; unpack it, so that passages can be looked up in it")
-        offset = 0
-        for number, raw in enumerate(self._file, start=1):
-            if raw.strip():
-                place, record = self._parse(number, raw)
-                (id, _), _ = corpus_record(place, record), corpus_metadata(place, record)
-                if id in self._places:
-                    raise DataError(f"{path}, line {number}: the id {id!r} was used before")
-                self._places[id] = (number, offset)
-            offset += len(raw)
+        self._file = open_unpacked(self.path, "passages")
+        for number, offset, raw in lines_with_offsets(self._file):
+            place, record = self._parse(number, raw)
+            (id, _), _ = corpus_record(place, record), corpus_metadata(place, record)
+            if id in self._places:
+                raise DataError(f"{path}, line {number}: the id {id!r} was used before")
+            self._places[id] = (number, offset)
         if not self._places:
             raise DataError(f"{path}: no passages")
 

@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from io import BufferedReader
 from pathlib import Path
 from typing import IO, Any, TextIO, cast
 
@@ -55,13 +56,8 @@ def open_bytes(path: str | Path) -> Iterator[IO[bytes]]:
     Raises:
         DataError: The file cannot be read, or is a damaged gzip file.
     """
-    path = Path(path)
-    try:
-        raw = path.open("rb")
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
-    with raw:
-        if raw.peek(2)[:2] != b"\x1f\x8b":
+    with _open(path) as raw:
+        if not _is_packed(raw):
             yield raw
             return
         try:
@@ -69,6 +65,39 @@ def open_bytes(path: str | Path) -> Iterator[IO[bytes]]:
                 yield cast(IO[bytes], file)
         except (gzip.BadGzipFile, EOFError, zlib.error) as error:
             raise DataError(f"{path}: a damaged gzip file ({error})") from error
+
+
+def open_unpacked(path: str | Path, entries: str) -> BufferedReader:
+    """A file in which entries are looked up by the offsets of their lines.
+
+    Raises:
+        DataError: The file cannot be read, or is packed by gzip.
+    """
+    file = _open(path)
+    if _is_packed(file):
+        file.close()
+        raise DataError(f"{path}: packed by gzip; unpack it, so that {entries} can be looked up in it")
+    return file
+
+
+def lines_with_offsets(file: BufferedReader) -> Iterator[tuple[int, int, bytes]]:
+    """Line numbers from 1, where the lines begin in bytes, and the lines; blank lines are passed over."""
+    offset = 0
+    for number, raw in enumerate(file, start=1):
+        if raw.strip():
+            yield number, offset, raw
+        offset += len(raw)
+
+
+def _open(path: str | Path) -> BufferedReader:
+    try:
+        return Path(path).open("rb")
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def _is_packed(file: BufferedReader) -> bool:
+    return file.peek(2)[:2] == b"\x1f\x8b"
 
 
 def read_raw_lines(path: str | Path) -> Iterator[tuple[int, bytes]]:

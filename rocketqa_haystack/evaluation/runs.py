@@ -8,7 +8,14 @@ from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
 
-from rocketqa_haystack.data.files import DataError, atomic_write, decode_line, read_lines
+from rocketqa_haystack.data.files import (
+    DataError,
+    atomic_write,
+    decode_line,
+    lines_with_offsets,
+    open_unpacked,
+    read_lines,
+)
 
 #: Scores by query id and passage id; higher is better.
 Run = dict[str, dict[str, float]]
@@ -80,22 +87,15 @@ class RunFile(Mapping[str, dict[str, float]]):
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self._places: dict[str, tuple[int, int]] = {}
-        try:
-            self._file = self.path.open("rb")
-        except OSError as error:
-            raise DataError(f"{path}: cannot be read: {error.strerror}") from error
-        if self._file.peek(2)[:2] == b"\x1f\x8b":
-            raise DataError(f"{path}: packed by gzip; unpack it, so that queries can be looked up in it")
-        previous, offset = None, 0
-        for number, raw in enumerate(self._file, start=1):
-            if raw.strip():
-                query_id, _, _ = self._parse(number, raw)
-                if query_id != previous:
-                    if query_id in self._places:
-                        raise DataError(f"{path}, line {number}: the lines of query {query_id!r} do not stand together")
-                    self._places[query_id] = (number, offset)
-                previous = query_id
-            offset += len(raw)
+        self._file = open_unpacked(self.path, "queries")
+        previous = None
+        for number, offset, raw in lines_with_offsets(self._file):
+            query_id, _, _ = self._parse(number, raw)
+            if query_id != previous:
+                if query_id in self._places:
+                    raise DataError(f"{path}, line {number}: the lines of query {query_id!r} do not stand together")
+                self._places[query_id] = (number, offset)
+            previous = query_id
 
     def __getitem__(self, query_id: str) -> dict[str, float]:
         first, offset = self._places[query_id]
