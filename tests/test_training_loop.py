@@ -9,7 +9,7 @@ import resource
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -25,6 +25,7 @@ from rocketqa_haystack import CrossEncoder, DualEncoder, Passage
 from rocketqa_haystack.data import Collection, TrainingGroup, TrainingGroups, groups_from_collection, write_groups
 from trainers import CrossEncoderTrainer, DualEncoderTrainer, JointTrainer, TrainingSettings
 from trainers.fingerprints import describe
+from trainers.trackers import log_to, started_trackers
 
 FAST: dict[str, Any] = {"show_progress": False, "mixed_precision": "no"}
 
@@ -534,6 +535,26 @@ def test_a_disk_that_takes_no_more_stops_the_run_and_leaves_the_checkpoint_befor
         make_room()
         assert again.train(output) == result
     assert torch.equal(weights(whole), weights(again))
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # TensorBoard's own thread
+def test_a_tracker_without_room_is_named_and_does_not_hide_what_stopped_the_run(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk") as (fill, make_room):
+
+        def log(run: str, stopped_by: type[Exception] | None = None) -> None:
+            with started_trackers(["tensorboard"], tmp_path / "disk" / run, "run", {}, 0) as trackers:
+                fill()
+                with suppress(*([OSError] if stopped_by else [])):
+                    for step in range(1, 2_000):
+                        log_to(trackers, {"step": step, "loss": 1.0})
+                if stopped_by:
+                    raise stopped_by
+
+        with pytest.raises(OSError, match=r"tensorboard failed: .*No space left on device"):
+            log("a")
+        make_room()
+        with pytest.raises(KeyError):
+            log("b", stopped_by=KeyError)
 
 
 def test_a_damaged_checkpoint_is_named(encoder_folder: Path, groups: list[TrainingGroup], tmp_path: Path) -> None:

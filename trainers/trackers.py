@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,20 +36,30 @@ def started_trackers(
         project: Its name.
         config: What to record about the run.
         step: The last step that was logged before; TensorBoard forgets what came after it.
+
+    Raises:
+        OSError: A tracker cannot write its files or reach its server; so does `log_to`.
     """
     trackers = []
-    for name in names:
-        kind = LOGGER_TYPE_TO_CLASS[name]
-        options: dict[str, Any] = {"purge_step": step + 1 if step else 0} if name == "tensorboard" else {}
-        if kind.requires_logging_directory:
-            options["logging_dir"] = str(folder)
-        trackers.append(kind(project, **options))
-        trackers[-1].start()
-        trackers[-1].store_init_configuration({key: str(value) for key, value in config.items()})
     try:
+        for name in names:
+            kind = LOGGER_TYPE_TO_CLASS[name]
+            options: dict[str, Any] = {"purge_step": step + 1 if step else 0} if name == "tensorboard" else {}
+            if kind.requires_logging_directory:
+                options["logging_dir"] = str(folder)
+            tracker = kind(project, **options)
+            with _named(tracker):
+                tracker.start()
+                trackers.append(tracker)
+                tracker.store_init_configuration({key: str(value) for key, value in config.items()})
         yield trackers
-    finally:
+    except BaseException:
         for tracker in trackers:
+            with suppress(OSError):  # what stopped the run is what is to be said
+                tracker.finish()
+        raise
+    for tracker in trackers:
+        with _named(tracker):
             tracker.finish()
 
 
@@ -61,4 +71,17 @@ def log_to(trackers: Sequence[GeneralTracker], line: Mapping[str, Any]) -> None:
         named = (
             {key.replace("@", "_at_"): value for key, value in values.items()} if tracker.name == "mlflow" else values
         )
-        tracker.log(named, step=line["step"])
+        with _named(tracker):
+            tracker.log(named, step=line["step"])
+
+
+@contextmanager
+def _named(tracker: GeneralTracker) -> Iterator[None]:
+    """Says whose error it is when something cannot be written or reached."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(
+            f"the tracker {tracker.name} failed: {error.strerror or error}; start again, with it or without, "
+            "to continue after the last checkpoint"
+        ) from error
